@@ -1,0 +1,173 @@
+/**
+ * Everything a shadow knows, on the target in schema `understudy` (docs/state.md explains each table).
+ * Positions are pg_lsn. `shadow_id` is eight hex digits. Runs as one idempotent script.
+ */
+export const LEDGER_SCHEMA = `
+CREATE SCHEMA IF NOT EXISTS understudy;
+
+CREATE TABLE IF NOT EXISTS understudy.shadow (
+  shadow_id            text PRIMARY KEY,
+  ledger_version       integer NOT NULL,
+  source_system_id     text NOT NULL,
+  source_timeline      integer NOT NULL,
+  source_database      text NOT NULL,
+  source_address       text NOT NULL,
+  slot_name            text,
+  publication_name     text,
+  publication_oid      bigint,
+  origin_name          text,
+  selection            jsonb NOT NULL,
+  is_followed          boolean NOT NULL,
+  stream_format        text NOT NULL CHECK (stream_format IN ('text', 'binary')),
+  consistent_lsn       pg_lsn,
+  spool_directory      text,
+  source_wal_bytes_max bigint NOT NULL,
+  phase                text NOT NULL,
+  stop_code            text,
+  stop_message         text,
+  created_at           timestamptz NOT NULL DEFAULT now()
+);
+
+-- The epoch that every apply transaction checks; who holds it is an advisory lock (docs/state.md).
+CREATE TABLE IF NOT EXISTS understudy.lease (
+  shadow_id text PRIMARY KEY,
+  epoch     bigint NOT NULL,
+  holder    text NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS understudy.snapshot (
+  shadow_id  text NOT NULL,
+  generation integer NOT NULL,
+  lsn        pg_lsn NOT NULL,
+  exported   text[] NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (shadow_id, generation)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.relation (
+  shadow_id     text NOT NULL,
+  source_oid    bigint NOT NULL,
+  schema_name   text NOT NULL,
+  table_name    text NOT NULL,
+  generation    integer NOT NULL DEFAULT 0,
+  state         text NOT NULL CHECK (state IN ('pending', 'copying', 'copied', 'stopped')),
+  start_lsn     pg_lsn,
+  pages         bigint NOT NULL DEFAULT 0,
+  part_pages    bigint,
+  rows          bigint NOT NULL DEFAULT 0,
+  bytes         bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (shadow_id, source_oid)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.part (
+  shadow_id  text NOT NULL,
+  source_oid bigint NOT NULL,
+  generation integer NOT NULL,
+  part       integer NOT NULL,
+  rows       bigint NOT NULL,
+  bytes      bigint NOT NULL,
+  copied_at  timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (shadow_id, source_oid, generation, part)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.step (
+  shadow_id text NOT NULL,
+  step      integer NOT NULL,
+  stage     text NOT NULL,
+  object    text NOT NULL,
+  statement text NOT NULL,
+  done_at   timestamptz,
+  PRIMARY KEY (shadow_id, step)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.adjustment (
+  shadow_id text NOT NULL,
+  object    text NOT NULL,
+  applied   text NOT NULL,
+  undo      text NOT NULL,
+  PRIMARY KEY (shadow_id, object)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.progress (
+  shadow_id   text PRIMARY KEY,
+  applied_lsn pg_lsn NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS understudy.position (
+  shadow_id            text PRIMARY KEY,
+  source_head_lsn      pg_lsn NOT NULL,
+  sent_lsn             pg_lsn NOT NULL,
+  received_lsn         pg_lsn NOT NULL,
+  durable_lsn          pg_lsn NOT NULL,
+  applied_lsn          pg_lsn NOT NULL,
+  lag_ms               bigint NOT NULL,
+  transactions_applied bigint NOT NULL,
+  rows_applied         bigint NOT NULL,
+  spool_bytes          bigint NOT NULL,
+  source_wal_bytes     bigint NOT NULL,
+  updated_at           timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE IF NOT EXISTS understudy.request (
+  request_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  shadow_id  text NOT NULL,
+  kind       text NOT NULL,
+  state      text NOT NULL,
+  target_lsn pg_lsn,
+  held_lsn   pg_lsn,
+  deadline   timestamptz NOT NULL,
+  message    text,
+  created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE IF NOT EXISTS understudy.chunking (
+  shadow_id  text NOT NULL,
+  source_oid bigint NOT NULL,
+  strategy   text NOT NULL CHECK (strategy IN ('range', 'hash', 'whole')),
+  column_name text,
+  width      bigint NOT NULL,
+  PRIMARY KEY (shadow_id, source_oid)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.chunk (
+  shadow_id    text NOT NULL,
+  source_oid   bigint NOT NULL,
+  chunk        bigint NOT NULL,
+  rows         bigint NOT NULL,
+  hash_xor     bigint NOT NULL,
+  hash_sum     numeric NOT NULL,
+  verified_lsn pg_lsn,
+  PRIMARY KEY (shadow_id, source_oid, chunk)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.dirty_chunk (
+  shadow_id  text NOT NULL,
+  source_oid bigint NOT NULL,
+  chunk      bigint NOT NULL,
+  lsn        pg_lsn NOT NULL,
+  PRIMARY KEY (shadow_id, source_oid, chunk)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.dirty_table (
+  shadow_id  text NOT NULL,
+  source_oid bigint NOT NULL,
+  lsn        pg_lsn NOT NULL,
+  PRIMARY KEY (shadow_id, source_oid)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.verification (
+  verification_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  shadow_id       text NOT NULL,
+  scope           text NOT NULL,
+  fence_lsn       pg_lsn,
+  started_at      timestamptz NOT NULL,
+  finished_at     timestamptz,
+  tables          integer NOT NULL DEFAULT 0,
+  chunks_read     bigint NOT NULL DEFAULT 0,
+  rows_read       bigint NOT NULL DEFAULT 0,
+  differences     bigint NOT NULL DEFAULT 0,
+  unverified      text[] NOT NULL DEFAULT '{}'
+);
+`;
+
+export const LEDGER_VERSION = 1;

@@ -1,0 +1,32 @@
+/**
+ * The settings of every session of ours, the walsender's too (trap 6): a role or database may have
+ * others, and then the same value has another text. Sent as startup options, so that there is no
+ * moment without them.
+ */
+export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
+  client_encoding: 'UTF8',
+  datestyle: 'ISO, MDY',
+  intervalstyle: 'postgres',
+  timezone: 'UTC',
+  extra_float_digits: '3',
+  bytea_output: 'hex',
+  lc_monetary: 'C',
+  xmloption: 'content',
+  search_path: '',
+  // Hidden rows must be an error, in the copy and in the verification alike (trap 5).
+  row_security: 'off',
+  statement_timeout: '0',
+  lock_timeout: '0',
+  idle_in_transaction_session_timeout: '0',
+  // A vanished client must give its locks and its lease back within half a minute.
+  tcp_keepalives_idle: '10',
+  tcp_keepalives_interval: '5',
+  tcp_keepalives_count: '3',
+};
+
+/** The value of the startup parameter `options`: `-c name=value …` with the escapes that libpq defines. */
+export function startupOptions(settings: Readonly<Record<string, string>>): string {
+  return Object.entries(settings)
+    .map(([name, value]) => `-c ${name}=${value.replaceAll(/[\\ ]/g, (char) => `\\${char}`)}`)
+    .join(' ');
+}

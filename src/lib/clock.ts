@@ -1,0 +1,20 @@
+import { setTimeout as wait } from 'node:timers/promises';
+
+/** Time as a dependency, so tests own it. Milliseconds throughout. */
+export type Clock = {
+  /** Milliseconds since the Unix epoch. */
+  readonly now: () => number;
+  /** Rejects with `signal.reason` when aborted first. */
+  readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>;
+};
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  sleep: async (ms, signal) => {
+    signal.throwIfAborted();
+    await wait(ms, undefined, { signal }).catch((error: unknown) => {
+      signal.throwIfAborted();
+      throw error;
+    });
+  },
+};
