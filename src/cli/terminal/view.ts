@@ -1,0 +1,142 @@
+import type { CliEvent, DemoEvent } from '#src/cli/events.ts';
+import type { Lag, Phase, ProgressEvent } from '#src/core/progress.ts';
+import { assertNever } from '#src/lib/assert.ts';
+
+import { RateWindow } from './rate.ts';
+
+type EventOf<T extends CliEvent['type']> = Extract<ProgressEvent | DemoEvent, { type: T }>;
+
+/** A phase that was entered; `endedMs` is undefined for the one that runs. */
+export type PhaseEntry = {
+  readonly phase: Phase;
+  readonly startedMs: number;
+  endedMs: number | undefined;
+};
+
+/** What a screen shows, gathered from the events; the pictures are drawn from it alone. */
+export type View = {
+  readonly startedMs: number;
+  shadowId: string | undefined;
+  readonly phases: PhaseEntry[];
+  copy: EventOf<'copyProgress'> | undefined;
+  step: EventOf<'stepFinished'> | undefined;
+  lag: Lag | undefined;
+  /** A verification that runs; its verdict takes its place. */
+  verifying: EventOf<'verifyProgress'> | undefined;
+  verified: EventOf<'verified'> | undefined;
+  /** Verifications that have ended. */
+  verifications: number;
+  load: EventOf<'loadProgress'> | undefined;
+  shop: EventOf<'shopLoaded'> | undefined;
+  readonly servers: EventOf<'serverStarted'>[];
+  /** Tables in flight, by quoted name. */
+  readonly tables: Map<string, EventOf<'tableProgress'>>;
+  readonly notices: EventOf<'notice'>[];
+  readonly rates: {
+    readonly copyRows: RateWindow;
+    readonly copyBytes: RateWindow;
+    readonly copyHeap: RateWindow;
+    readonly appliedTransactions: RateWindow;
+    readonly appliedRows: RateWindow;
+    readonly retainedWal: RateWindow;
+    readonly load: RateWindow;
+  };
+};
+
+/** Notices that stay visible. */
+const NOTICES_MAX = 3;
+
+export function createView(nowMs: number): View {
+  return {
+    startedMs: nowMs,
+    shadowId: undefined,
+    phases: [],
+    copy: undefined,
+    step: undefined,
+    lag: undefined,
+    verifying: undefined,
+    verified: undefined,
+    verifications: 0,
+    load: undefined,
+    shop: undefined,
+    servers: [],
+    tables: new Map(),
+    notices: [],
+    rates: {
+      copyRows: new RateWindow(),
+      copyBytes: new RateWindow(),
+      copyHeap: new RateWindow(),
+      appliedTransactions: new RateWindow(),
+      appliedRows: new RateWindow(),
+      // Retention falls at every checkpoint of ours; a minute shows where it goes.
+      retainedWal: new RateWindow(60_000),
+      load: new RateWindow(),
+    },
+  };
+}
+
+/** Take an event in. */
+export function observe(view: View, event: CliEvent, nowMs: number): void {
+  switch (event.type) {
+    case 'phaseStarted':
+      enterPhase(view, event, nowMs);
+      break;
+    case 'tableProgress':
+      observeTable(view, event);
+      break;
+    case 'copyProgress':
+      view.copy = event;
+      view.rates.copyRows.add(nowMs, event.rows);
+      view.rates.copyBytes.add(nowMs, event.bytes);
+      view.rates.copyHeap.add(nowMs, event.heapBytes);
+      break;
+    case 'stepFinished':
+      view.step = event;
+      break;
+    case 'lag':
+      view.lag = event;
+      view.rates.appliedTransactions.add(nowMs, event.transactionsApplied);
+      view.rates.appliedRows.add(nowMs, event.rowsApplied);
+      view.rates.retainedWal.add(nowMs, event.sourceWalBytes);
+      break;
+    case 'verifyProgress':
+      view.verifying = event;
+      break;
+    case 'verified':
+      view.verifying = undefined;
+      view.verified = event;
+      view.verifications += 1;
+      break;
+    case 'notice':
+      view.notices.push(event);
+      if (view.notices.length > NOTICES_MAX) view.notices.shift();
+      break;
+    case 'serverStarted':
+      view.servers.push(event);
+      break;
+    case 'shopLoaded':
+      view.shop = event;
+      break;
+    case 'loadProgress':
+      view.load = event;
+      view.rates.load.add(nowMs, event.transactions);
+      break;
+    default:
+      assertNever(event);
+  }
+}
+
+function enterPhase(view: View, event: EventOf<'phaseStarted'>, nowMs: number): void {
+  const last = view.phases.at(-1);
+  view.shadowId = event.shadowId;
+  if (last?.phase === event.phase) return;
+  if (last !== undefined) last.endedMs = nowMs;
+  view.tables.clear();
+  view.phases.push({ phase: event.phase, startedMs: nowMs, endedMs: undefined });
+}
+
+function observeTable(view: View, event: EventOf<'tableProgress'>): void {
+  const key = JSON.stringify([event.table.schema, event.table.name]);
+  if (event.state === 'copied') view.tables.delete(key);
+  else view.tables.set(key, event);
+}
