@@ -1,0 +1,85 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { type Readable, Writable } from 'node:stream';
+
+import { assert } from '#src/lib/assert.ts';
+
+import { SERVER_ENVIRONMENT } from './data-folder.ts';
+import type { Account } from './server-account.ts';
+
+/**
+ * A server that cannot outlive this process, however that dies.
+ *
+ * A small shell stands between: it starts the server, tells its process id, and waits for it. A second
+ * one beside it reads a pipe that only we hold. When the pipe ends without a word, we are gone (kill -9
+ * included), and it stops the server and removes its folder. Where util-linux's setpriv exists, the
+ * kernel also stops the server should the shell itself be killed. Both are in a session of their own,
+ * so Ctrl-C reaches only us and the order of stopping stays ours.
+ *
+ * SIGINT is sent again and again: a server ignores it until it has installed its handlers.
+ */
+const SCRIPT = `
+remove=$1; shift
+if setpriv --pdeathsig INT true 2>/dev/null; then set -- setpriv --pdeathsig INT "$@"; fi
+"$@" </dev/null >/dev/null 3<&- &
+server=$!
+echo "$server"
+(
+  read -r word && exit
+  left=100
+  while [ "$left" -gt 0 ] && kill -0 "$server"; do
+    if [ "$left" -gt 50 ]; then kill -INT "$server"; else kill -QUIT "$server"; fi
+    left=$((left - 1))
+    sleep 0.1
+  done
+  kill -KILL "$server"
+  [ -z "$remove" ] || rm -rf "$remove"
+) <&3 >/dev/null 2>&1 &
+exec 3<&-
+wait "$server"
+`;
+
+export type GuardedProcess = {
+  readonly processId: number;
+  readonly stderr: Readable;
+  /** Resolves when the server has ended. */
+  readonly exited: Promise<void>;
+  readonly hasExited: () => boolean;
+};
+
+/** Start `program`; `removeAfterDeath` is the folder to remove when this process dies before the server does. */
+export async function spawnGuarded(options: {
+  readonly program: string;
+  readonly args: readonly string[];
+  readonly directory: string;
+  readonly account: Account | undefined;
+  readonly removeAfterDeath: string | undefined;
+}): Promise<GuardedProcess> {
+  const shell = spawn(
+    '/bin/sh',
+    ['-c', SCRIPT, 'sh', options.removeAfterDeath ?? '', options.program, ...options.args],
+    {
+      cwd: options.directory,
+      env: SERVER_ENVIRONMENT,
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+      ...options.account,
+    },
+  );
+  const { stdout, stderr } = shell;
+  const lifeline = shell.stdio[3];
+  assert(stdout && stderr && lifeline instanceof Writable, 'a guarded process has its pipes');
+  let isOver = false;
+  const exited = (async () => {
+    await once(shell, 'exit');
+    isOver = true;
+    // The guard beside the server hears that all is well, and goes.
+    lifeline.on('error', () => undefined).end('released\n');
+  })();
+  const [line] = await Promise.race([
+    once(createInterface({ input: stdout }), 'line'),
+    exited.then(() => ['0']),
+  ]);
+  return { processId: Number(line), stderr, exited, hasExited: () => isOver };
+}
