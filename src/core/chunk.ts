@@ -1,32 +1,27 @@
-import { hash } from 'node:crypto';
-
 import { assert, assertNever } from '#src/lib/assert.ts';
 
 import { type Column, quoteIdentifier } from './table.ts';
+import { hashText } from './text-hash.ts';
 
 /**
  * How a table is cut into chunks. A chunk's number depends on the leading key column only, and is
  * computed twice: here, by the applier that marks chunks dirty, and in SQL, by the verification that
- * reads them. Both must agree for ever, so the rule is in docs/state.md and not in a server's own hash
- * functions, which may change between majors.
+ * reads them. A wrong number would hide a change from the next verification.
  */
 export type Chunking = {
   readonly strategy: 'range' | 'hash' | 'whole';
   /** The leading key column; undefined exactly when the table is read whole. */
   readonly column: string | undefined;
-  /** Key values in a chunk (range), number of chunks (hash), 0 (whole). */
+  /** A power of two: key values in a chunk (range), number of chunks (hash); 1 when read whole. */
   readonly width: bigint;
 };
 
 export type ChunkStrategy = Pick<Chunking, 'strategy' | 'column'>;
 
-export const WHOLE: Chunking = { strategy: 'whole', column: undefined, width: 0n };
-
-/** The one chunk of a table that is read whole. */
-export const WHOLE_CHUNK = 0n;
+export const WHOLE: Chunking = { strategy: 'whole', column: undefined, width: 1n };
 
 const RANGE_TYPES = new Set(['int2', 'int4', 'int8']);
-// Not bpchar: its ::text drops the padding, the stream keeps it. Not citext: equal keys may differ in text.
+// Not bpchar: its cast to text drops the padding that the stream keeps.
 const HASH_TYPES = new Set(['text', 'varchar', 'uuid']);
 
 const INT8_MIN = -(2n ** 63n);
@@ -43,45 +38,37 @@ export function chooseStrategy(table: {
   return { strategy: 'whole', column: undefined };
 }
 
-/** The chunk of a key value under `range`: division that rounds down, also for negative keys. */
+/** The chunk of a key value under `range`; rounds down, below zero too. */
 export function chunkOfInteger(chunking: Chunking, key: bigint): bigint {
-  assert(chunking.strategy === 'range' && chunking.width > 0n, 'not a range chunking');
-  const quotient = key / chunking.width;
-  return key % chunking.width < 0n ? quotient - 1n : quotient;
+  return key >> shiftOf(chunking);
 }
 
 /** The chunk of a row by the text (or its UTF-8 bytes) of its leading key value, under any strategy. */
 export function chunkOfText(chunking: Chunking, key: string | Uint8Array): bigint {
   switch (chunking.strategy) {
     case 'whole':
-      return WHOLE_CHUNK;
+      return 0n;
     case 'range':
-      return chunkOfInteger(
-        chunking,
-        BigInt(typeof key === 'string' ? key : Buffer.from(key).toString('latin1')),
-      );
-    case 'hash':
-      return BigInt(hash('md5', key, 'buffer').readUInt32BE(0)) % chunking.width;
+      return chunkOfInteger(chunking, BigInt(typeof key === 'string' ? key : textOf(key)));
+    case 'hash': {
+      const bytes = typeof key === 'string' ? Buffer.from(key) : key;
+      return BigInt(hashText(bytes)) & (chunking.width - 1n);
+    }
     default:
       return assertNever(chunking.strategy);
   }
 }
 
-/**
- * The same number as an SQL expression over the row `alias`, of type int8. convert_to makes the bytes
- * of a database in another encoding those that the stream sends.
- */
+/** The same number as an SQL expression of type int8 over the row `alias`. */
 export function chunkExpression(chunking: Chunking, alias: string): string {
   const column = `${alias}.${quoteIdentifier(chunking.column ?? '')}`;
-  const width = `${chunking.width}::int8`;
   switch (chunking.strategy) {
     case 'whole':
-      return `${WHOLE_CHUNK}::int8`;
+      return '0::int8';
     case 'range':
-      // Not floor(): float8 has 53 bits, numeric is slow. No intermediate result leaves int8.
-      return `(${column}::int8 / ${width} - (${column}::int8 % ${width} < 0)::int4)`;
+      return `(${column}::int8 >> ${shiftOf(chunking)})`;
     case 'hash':
-      return `(('x' || substr(md5(convert_to(${column}::text, 'UTF8')), 1, 8))::bit(32)::int8 % ${width})`;
+      return `(hashtextextended(${column}::text COLLATE "C", 0) & ${chunking.width - 1n})`;
     default:
       return assertNever(chunking.strategy);
   }
@@ -98,8 +85,7 @@ export function chunkCondition(
 ): string {
   if (chunking.strategy === 'whole') return 'true';
   if (chunking.strategy === 'hash') {
-    const expression = chunkExpression(chunking, alias);
-    return `${expression} BETWEEN ${span.from}::int8 AND ${span.to}::int8`;
+    return `${chunkExpression(chunking, alias)} BETWEEN ${span.from} AND ${span.to}`;
   }
   const column = `${alias}.${quoteIdentifier(chunking.column ?? '')}`;
   const first = span.from * chunking.width;
@@ -112,26 +98,42 @@ export function chunkCondition(
   return conditions.length === 0 ? 'true' : conditions.join(' AND ');
 }
 
-/** Rows that a chunk should hold: about 50 ms of hashing, little to read again for one change. */
+/** Rows that a chunk should hold: about 10 ms of hashing, little to read again for one change. */
 const CHUNK_ROWS = 20_000n;
 const HASH_CHUNKS_MAX = 65_536n;
+const RANGE_WIDTH_MAX = 2n ** 62n;
 
 /** The width under `range` for keys between `low` and `high`, so that a chunk holds about CHUNK_ROWS. */
-export function rangeWidth(keys: { low: bigint; high: bigint; rows: bigint }): bigint {
+export function rangeWidth(keys: {
+  readonly low: bigint;
+  readonly high: bigint;
+  readonly rows: bigint;
+}): bigint {
   const span = keys.high - keys.low + 1n;
-  if (keys.rows <= CHUNK_ROWS || span <= 0n)
-    return atMostInt8(span > CHUNK_ROWS ? span : CHUNK_ROWS);
-  const width = (span * CHUNK_ROWS) / keys.rows;
-  return atMostInt8(width < 1n ? 1n : width);
+  // How sparse the keys are decides, not how many there are: a small table will grow as it has so far.
+  const wanted = keys.rows <= 0n ? CHUNK_ROWS : (span * CHUNK_ROWS) / keys.rows;
+  return powerOfTwo(wanted > CHUNK_ROWS ? wanted : CHUNK_ROWS, RANGE_WIDTH_MAX);
 }
 
-/** The number of chunks under `hash`: a power of two. */
+/** The number of chunks under `hash`. */
 export function hashChunks(rows: bigint): bigint {
-  let chunks = 1n;
-  while (chunks * CHUNK_ROWS < rows && chunks < HASH_CHUNKS_MAX) chunks *= 2n;
-  return chunks;
+  return powerOfTwo(rows / CHUNK_ROWS, HASH_CHUNKS_MAX);
 }
 
-function atMostInt8(value: bigint): bigint {
-  return value > INT8_MAX ? INT8_MAX : value;
+/** The smallest power of two that is not below `value`, and at most `max`. */
+function powerOfTwo(value: bigint, max: bigint): bigint {
+  let power = 1n;
+  while (power < value && power < max) power *= 2n;
+  return power;
+}
+
+function shiftOf(chunking: Chunking): bigint {
+  assert(chunking.strategy === 'range', 'only a range chunking has a shift');
+  const shift = BigInt(chunking.width.toString(2).length - 1);
+  assert(1n << shift === chunking.width, 'a chunk width is a power of two');
+  return shift;
+}
+
+function textOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1');
 }
