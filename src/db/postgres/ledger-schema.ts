@@ -36,11 +36,13 @@ CREATE TABLE IF NOT EXISTS understudy.lease (
 );
 
 CREATE TABLE IF NOT EXISTS understudy.snapshot (
-  shadow_id  text NOT NULL,
-  generation integer NOT NULL,
-  lsn        pg_lsn NOT NULL,
-  exported   text[] NOT NULL,
-  created_at timestamptz NOT NULL DEFAULT now(),
+  shadow_id    text NOT NULL,
+  generation   integer NOT NULL,
+  lsn          pg_lsn NOT NULL,
+  snapshot     text NOT NULL,
+  exported     text[] NOT NULL,
+  backend_pids integer[] NOT NULL,
+  created_at   timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (shadow_id, generation)
 );
 
@@ -54,6 +56,7 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   start_lsn     pg_lsn,
   pages         bigint NOT NULL DEFAULT 0,
   part_pages    bigint,
+  source_bytes  bigint NOT NULL DEFAULT 0,
   rows          bigint NOT NULL DEFAULT 0,
   bytes         bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (shadow_id, source_oid)
