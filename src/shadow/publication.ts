@@ -1,0 +1,104 @@
+import {
+  quoteIdentifier,
+  quoteLiteral,
+  quoteTable,
+  type Table,
+  type TableName,
+} from '#src/core/table.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import { assert } from '#src/lib/assert.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+
+import { findRefusedWrites } from './prove-writable.ts';
+
+/**
+ * CREATE PUBLICATION for exactly these leaf tables, with every operation. Never FOR ALL TABLES, which
+ * would make production's UPDATE fail on a table that is created later without a key (trap 7); never
+ * through the partition root, which would lose a TRUNCATE of one leaf (trap 18).
+ *
+ * https://www.postgresql.org/docs/current/sql-createpublication.html
+ */
+export function publicationSql(name: string, tables: readonly TableName[]): string {
+  assert(tables.length > 0, 'a publication without tables carries nothing');
+  const list = tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ');
+  return (
+    `CREATE PUBLICATION ${quoteIdentifier(name)} FOR TABLE ${list} ` +
+    `WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)`
+  );
+}
+
+/** What identifies our publication: a name can be made again, an oid cannot (trap 14). */
+export type Publication = { readonly name: string; readonly oid: number };
+
+/**
+ * Create the publication in one transaction, which commits only if every table keeps accepting UPDATE
+ * and DELETE: from the commit on production lives with it (trap 7).
+ *
+ * Throws PUBLICATION_CHANGED when the name is taken, PRIVILEGE_MISSING without CREATE on the database
+ * or ownership of a table, PREFLIGHT_REFUSED when a table would refuse production's writes.
+ */
+export async function createPublication(options: {
+  readonly session: Session;
+  readonly name: string;
+  readonly tables: readonly Table[];
+}): Promise<Publication> {
+  const { session, name, tables } = options;
+  return session.transaction(async () => {
+    // Waiting longer would queue production's VACUUM and DDL behind us.
+    await session.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'`);
+    if ((await readPublication(session, name)) !== undefined) {
+      throw new OperatorError('PUBLICATION_CHANGED', `publication ${name} exists already`);
+    }
+    await session.execute(publicationSql(name, tables));
+    await session.execute(
+      `COMMENT ON PUBLICATION ${quoteIdentifier(name)} IS ${quoteLiteral(COMMENT)}`,
+    );
+    const [refused] = await findRefusedWrites(session, tables);
+    if (refused !== undefined) {
+      throw new OperatorError(
+        'PREFLIGHT_REFUSED',
+        `a publication would make ${refused.kind} fail on ${quoteTable(refused.table)}`,
+        { detail: { sqlstate: refused.sqlstate } },
+      );
+    }
+    const oid = await readPublication(session, name);
+    assert(oid !== undefined, `publication ${name} vanished in its own transaction`);
+    return { name, oid };
+  });
+}
+
+const LOCK_TIMEOUT_MS = 10_000;
+const COMMENT = 'made by Understudy; removed by `understudy drop`';
+
+/** The oid of the publication with this name, or undefined. */
+export async function readPublication(session: Session, name: string): Promise<number | undefined> {
+  const [row] = await session.query(
+    'SELECT oid FROM pg_catalog.pg_publication WHERE pubname = $1',
+    [name],
+  );
+  return row === undefined ? undefined : Number(row['oid']);
+}
+
+/** The oids of the tables that it publishes now, for a resume that asks whether it is still whole. */
+export async function readPublishedTables(
+  session: Session,
+  publicationOid: number,
+): Promise<ReadonlySet<number>> {
+  const rows = await session.query(
+    'SELECT prrelid FROM pg_catalog.pg_publication_rel WHERE prpubid = $1',
+    [publicationOid],
+  );
+  return new Set(rows.map((row) => Number(row['prrelid'])));
+}
+
+/** Drop the publication with this name if it is still the one with this oid. Whether it was there. */
+export async function dropPublication(
+  session: Session,
+  publication: Publication,
+): Promise<boolean> {
+  return session.transaction(async () => {
+    if ((await readPublication(session, publication.name)) !== publication.oid) return false;
+    await session.execute(`DROP PUBLICATION ${quoteIdentifier(publication.name)}`);
+    return true;
+  });
+}
