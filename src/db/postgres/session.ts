@@ -1,11 +1,12 @@
+import type { Socket } from 'node:net';
+
 import { Client, DatabaseError } from 'pg';
 
-import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
-import { OperatorError } from '#src/lib/errors.ts';
+import type { Endpoint } from '#src/core/endpoint.ts';
 
-import { connectionError, statementError } from './server-error.ts';
+import { lostError, statementError } from './server-error.ts';
 import { PINNED_SETTINGS, startupOptions } from './settings.ts';
-import { resolveTls } from './tls.ts';
+import { connectEndpoint } from './socket.ts';
 
 /** Every value as the text that the server printed; null is SQL NULL. */
 export type Row = Readonly<Record<string, string | null>>;
@@ -33,7 +34,7 @@ export type Session = AsyncDisposable & {
 /**
  * Open a session with pinned settings (trap 6).
  *
- * Throws CONNECTION_FAILED, AUTHENTICATION_FAILED, DATABASE_MISSING or TLS_FAILED. Its statements throw
+ * Throws what `connectEndpoint` throws, AUTHENTICATION_FAILED, PRIVILEGE_MISSING or DATABASE_MISSING. Its statements throw
  * CONNECTION_LOST, PRIVILEGE_MISSING or STATEMENT_FAILED, the last with `detail.sqlstate`.
  */
 export async function openSession(
@@ -43,30 +44,43 @@ export async function openSession(
     readonly settings?: Readonly<Record<string, string>>;
   },
 ): Promise<Session> {
-  const client = new Client({
-    host: endpoint.host,
-    port: endpoint.port,
-    user: endpoint.user,
-    database: endpoint.database,
-    password: endpoint.password ?? '',
-    ssl: await resolveTls(endpoint),
-    application_name: options.applicationName,
-    options: startupOptions({ ...PINNED_SETTINGS, ...options.settings }),
-    connectionTimeoutMillis: endpoint.connectTimeoutMs,
-    keepAlive: true,
-    // Values stay text: a Date has no microseconds and a number no 64 bits.
-    types: { getTypeParser: () => (text: string) => text },
-  });
-  const lost = new Promise<Error>((resolve) => {
-    client.on('error', resolve);
-  });
-  try {
+  return connectEndpoint(endpoint, async (socket) => {
+    const client = new Client({
+      user: endpoint.user,
+      database: endpoint.database,
+      password: endpoint.password ?? '',
+      stream: () => alreadyConnected(socket),
+      ssl: false,
+      application_name: options.applicationName,
+      options: startupOptions({ ...PINNED_SETTINGS, ...options.settings }),
+      // Values stay text: a Date has no microseconds and a number no 64 bits.
+      types: { getTypeParser: () => (text: string) => text },
+    });
+    const lost = new Promise<Error>((resolve) => {
+      client.on('error', resolve);
+    });
     await client.connect();
-  } catch (error) {
-    throw connectionError(endpoint, error);
-  }
-  const [version] = (await client.query('SHOW server_version_num')).rows;
-  return makeSession({ client, endpoint, lost, serverVersion: Number(version.server_version_num) });
+    const { rows } = await client.query('SHOW server_version_num');
+    return makeSession({
+      client,
+      endpoint,
+      lost,
+      serverVersion: Number(rows[0].server_version_num),
+    });
+  });
+}
+
+/**
+ * Our socket as the one that `pg` wants to connect by itself: TLS is negotiated in one place for both
+ * kinds of connection, with the fallbacks of libpq that `pg` does not have.
+ */
+function alreadyConnected(socket: Socket): Socket {
+  return Object.assign(socket, {
+    connect: () => {
+      process.nextTick(() => socket.emit('connect'));
+      return socket;
+    },
+  });
 }
 
 function makeSession(parts: {
@@ -81,11 +95,7 @@ function makeSession(parts: {
       return await client.query(sql, parameters.length === 0 ? undefined : [...parameters]);
     } catch (error) {
       if (error instanceof DatabaseError) throw statementError(endpoint, sql, error);
-      throw new OperatorError(
-        'CONNECTION_LOST',
-        `connection to ${describeEndpoint(endpoint)} was lost`,
-        { cause: error },
-      );
+      throw lostError(endpoint, error);
     }
   };
   const query: Session['query'] = async (sql, parameters) => {

@@ -151,8 +151,9 @@ export class MessageWriter {
   }
 
   /** Forget everything since the last `take`; the memory is used again. */
-  reset(): void {
+  reset(): this {
     this.#length = 0;
     this.#lengthAt = -1;
+    return this;
   }
 }
