@@ -3,7 +3,7 @@
 const KIB = 1024;
 const SIZE_UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
 
-/** `812 B`, `4.0 kB`, `12.3 MB`: three digits that matter; units are Postgres's (1 kB = 1024 B). */
+/** `812 B`, `4.1 kB`, `12 MB`: two digits that matter; units are Postgres's (1 kB = 1024 B). */
 export function formatBytes(bytes: number): string {
   if (!Number.isFinite(bytes)) return '–';
   let value = Math.abs(bytes);
@@ -12,7 +12,7 @@ export function formatBytes(bytes: number): string {
     value /= KIB;
     unit += 1;
   }
-  const digits = unit === 0 || value >= 99.95 ? 0 : 1;
+  const digits = unit === 0 || value >= 9.95 ? 0 : 1;
   return `${bytes < 0 ? '-' : ''}${value.toFixed(digits)} ${SIZE_UNITS[unit]}`;
 }
 

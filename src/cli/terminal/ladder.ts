@@ -13,7 +13,7 @@ import type { Line } from './line.ts';
 import type { View } from './view.ts';
 
 /** A budget that lasts longer than this at today's speed is no news. */
-const BUDGET_ETA_MAX_MS = 48 * 3_600_000;
+const BUDGET_ETA_MAX_MS = 24 * 3_600_000;
 
 /**
  * The lag ladder: how far each of the five positions is behind the source's head. They are never the
