@@ -64,12 +64,5 @@ export const EXAMPLE_EVENTS: { readonly [T in CliEvent['type']]: Extract<CliEven
       elapsedMs: 1412,
     },
     notice: { type: 'notice', level: 'warn', message: 'the source answers slowly' },
-    serverStarted: {
-      type: 'serverStarted',
-      role: 'production',
-      version: '14.23',
-      url: 'postgres://postgres:secret@127.0.0.1:5555/shop',
-    },
-    shopLoaded: { type: 'shopLoaded', tables: 29, rows: 298_729, elapsedMs: 2700 },
     loadProgress: { type: 'loadProgress', transactions: 1104, rolledBack: 46, failed: 0 },
   };
