@@ -3,7 +3,7 @@ import { PassThrough } from 'node:stream';
 import { expect, test, vi } from 'vitest';
 
 import type { OutputStream } from '#src/cli/shell.ts';
-import { EXAMPLE_EVENTS } from '#test/example-events.ts';
+import { EXAMPLE_EVENTS } from '#test/example-lines.ts';
 
 import { createScreen } from './screen.ts';
 
