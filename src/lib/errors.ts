@@ -120,6 +120,10 @@ const CATALOG = {
     onError: 'resnapshot',
     hint: 'Run on the machine that holds the spool folder, or drop the shadow and clone again.',
   },
+  SPOOL_UNUSABLE: {
+    onError: 'halt',
+    hint: 'Check the disk under the spool folder (--spool) and its permissions, then run again.',
+  },
   LEASE_HELD: {
     onError: 'halt',
     hint: 'Another process runs this shadow; stop it first (`understudy status` names it).',
