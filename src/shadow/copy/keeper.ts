@@ -14,8 +14,10 @@ import { createInterface } from 'node:readline';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { quoteLiteral } from '#src/core/table.ts';
 import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openWireConnection, type WireConnection } from '#src/db/postgres/wire-connection.ts';
 import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
+
+import { SNAPSHOT_GONE_SQLSTATES } from './snapshot-gone.ts';
 
 export type KeeperOrder = {
   readonly endpoint: Endpoint;
@@ -39,31 +41,51 @@ export type KeeperAnswer =
   | { readonly kind: 'gone' }
   | { readonly kind: 'failed'; readonly code: ErrorCode; readonly message: string };
 
-/** 14 to 16: invalid_parameter_value; from 17: undefined_object; its owner has just ended: 55000. */
-const SNAPSHOT_GONE_SQLSTATES = new Set(['22023', '42704', '55000']);
+type Kept = {
+  readonly connection: WireConnection;
+  readonly exported: string;
+  readonly snapshot: string;
+};
 
-type Kept = { readonly session: Session; readonly exported: string; readonly snapshot: string };
+/** From 17 on a role can have a transaction_timeout, which would end the snapshot. */
+const TRANSACTION_TIMEOUT_MAJOR = 17;
 
 /** A transaction on the snapshot, or undefined when the id names it no more. */
 async function keep(order: KeeperOrder, exported: string): Promise<Kept | undefined> {
-  const session = await openSession(order.endpoint, { applicationName: order.applicationName });
+  // WireConnection, since the other library would double the memory of this process.
+  const connection = await openWireConnection(order.endpoint, {
+    applicationName: order.applicationName,
+  });
   try {
-    await session.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-    await session.query(`SET TRANSACTION SNAPSHOT ${quoteLiteral(exported)}`);
-    const [row] = await session.query(
-      'SELECT pg_export_snapshot() AS exported, pg_current_snapshot()::text AS snapshot',
-    );
-    const snapshot = row?.['snapshot'] ?? '';
-    // After a restart of the server the same id can name another one's snapshot.
-    if (order.snapshot !== undefined && order.snapshot !== snapshot) {
-      await session[Symbol.asyncDispose]();
-      return undefined;
+    if (connection.serverMajor >= TRANSACTION_TIMEOUT_MAJOR) {
+      await connection.query('SET transaction_timeout = 0');
     }
-    return { session, snapshot, exported: row?.['exported'] ?? '' };
+    const results = await connection.query(
+      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+       SET TRANSACTION SNAPSHOT ${quoteLiteral(exported)};
+       SELECT pg_export_snapshot(), pg_current_snapshot()::text`,
+    );
+    const [exportedAgain, snapshot] = results.at(-1)?.rows[0] ?? [];
+    // After a restart of the server the same id can name another one's snapshot.
+    const isThat = order.snapshot === undefined || order.snapshot === snapshot;
+    if (isThat && exportedAgain && snapshot) {
+      return { connection, snapshot, exported: exportedAgain };
+    }
+    connection.destroy();
+    return undefined;
   } catch (error) {
-    await session[Symbol.asyncDispose]();
+    connection.destroy();
     if (SNAPSHOT_GONE_SQLSTATES.has(sqlstateOf(error) ?? '')) return undefined;
     throw error;
+  }
+}
+
+/** Resolves when the connection has ended; nothing else ever comes. */
+async function ended(connection: WireConnection): Promise<void> {
+  try {
+    while ((await connection.read()) !== undefined);
+  } catch {
+    // A reset is an end, too.
   }
 }
 
@@ -107,11 +129,11 @@ async function obey(order: KeeperOrder): Promise<void> {
   answer({
     kind: 'holding',
     exported: kept.map((one) => one.exported),
-    backendPids: kept.map((one) => one.session.processId),
+    backendPids: kept.map((one) => one.connection.processId),
     snapshot: first.snapshot,
   });
   // Any one of them is enough to go on; with none there is nothing to hold.
-  await Promise.all(kept.map((one) => one.session.lost));
+  await Promise.all(kept.map(async (one) => ended(one.connection)));
   process.exit(0);
 }
 

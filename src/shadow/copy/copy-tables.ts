@@ -1,0 +1,187 @@
+import {
+  choosePartBytes,
+  cutTable,
+  type Part,
+  partsOf,
+  type TableCut,
+} from '#src/core/copy-plan.ts';
+import type { Endpoint } from '#src/core/endpoint.ts';
+import type { Table } from '#src/core/table.ts';
+import { openSession } from '#src/db/postgres/session.ts';
+
+import {
+  readRelations,
+  recordCopied,
+  type RecordedRelation,
+  recordRestart,
+  recordStart,
+} from './copy-ledger.ts';
+import type { CopyProgress } from './copy-progress.ts';
+import type { HeldSnapshot } from './generations.ts';
+import type { LedgerSession } from './ledger-session.ts';
+import type { LiveGenerations } from './live-generations.ts';
+import { retryLostConnections, type RetryDeps } from './retry.ts';
+
+/** A table that this run copies. */
+export type TableRun = {
+  readonly table: Table;
+  /** The snapshot that its parts are read from; a newer one after a restart. */
+  held: HeldSnapshot;
+  restarts: number;
+};
+
+/** A table and the parts of it that are missing. */
+export type BegunTable = { readonly run: TableRun; readonly parts: readonly Part[] };
+
+export type TablesDeps = RetryDeps & {
+  readonly source: Endpoint;
+  readonly shadowId: string;
+  readonly tables: readonly Table[];
+  readonly jobs: number;
+  readonly partBytes?: number;
+  readonly onLedger: LedgerSession['run'];
+  readonly generations: LiveGenerations;
+  readonly progress: CopyProgress;
+};
+
+type Size = { readonly pages: number; readonly sourceBytes: number };
+
+/**
+ * Compare the ledger with what is to be copied and bring every table to a state from which parts can be
+ * copied: recorded, on a snapshot that lives. Returns the tables that lack parts.
+ */
+export async function beginTables(deps: TablesDeps): Promise<readonly BegunTable[]> {
+  const { shadowId, generations } = deps;
+  const relations = await deps.onLedger(async (target) => readRelations(target, shadowId));
+  const unfinished = deps.tables.filter((table) => {
+    const relation = relations.get(table.oid);
+    if (relation?.state === 'copied') showTable(deps, table, relation);
+    return relation === undefined || relation.state === 'pending' || relation.state === 'copying';
+  });
+  if (unfinished.length === 0) return [];
+  const begunOf = (table: Table): RecordedRelation | undefined => {
+    const relation = relations.get(table.oid);
+    return relation?.state === 'copying' && relation.cut !== undefined ? relation : undefined;
+  };
+  const generationOf = (table: Table): number => begunOf(table)?.generation ?? 0;
+  const newest = Math.max(0, ...[...relations.values()].map((one) => one.generation));
+  const wanted = new Set(unfinished.map(generationOf));
+  await generations.adopt(({ generation }) => wanted.has(generation) || generation > newest);
+
+  const fresh = unfinished.filter((table) => begunOf(table) === undefined);
+  const begun: BegunTable[] = await beginFresh(deps, fresh);
+  for (const table of unfinished) {
+    const relation = begunOf(table);
+    if (relation?.cut === undefined) continue;
+    const held = generations.get(relation.generation);
+    const next =
+      held === undefined
+        ? await beginAgain(deps, table, relation.generation)
+        : await goOn(deps, { table, held, restarts: 0 }, relation);
+    if (next !== undefined) begun.push(next);
+  }
+  return begun;
+}
+
+/** Empty a table that was rewritten, or whose snapshot is lost, and bind it to a newer one. Returns its parts. */
+export async function restartTable(deps: TablesDeps, run: TableRun): Promise<readonly Part[]> {
+  const again = await beginAgain(deps, run.table, run.held.generation);
+  run.held = again.run.held;
+  run.restarts += 1;
+  return again.parts;
+}
+
+async function beginFresh(deps: TablesDeps, tables: readonly Table[]): Promise<BegunTable[]> {
+  if (tables.length === 0) return [];
+  const sizes = await readSizes(deps, tables);
+  const totalBytes = [...sizes.values()].reduce((sum, size) => sum + size.sourceBytes, 0);
+  const partBytes = deps.partBytes ?? choosePartBytes(totalBytes, deps.jobs);
+  const held = await deps.generations.newerThan(0);
+  const started = tables.map((table) => ({
+    table,
+    cut: cutTable(sizes.get(table.oid) ?? { pages: 0, sourceBytes: 0 }, partBytes),
+  }));
+  await deps.onLedger(async (target) => recordStart(target, deps.shadowId, held, started));
+  return started.map(({ table, cut }) => begin(deps, { table, held, restarts: 0 }, cut));
+}
+
+async function beginAgain(
+  deps: TablesDeps,
+  table: Table,
+  lostGeneration: number,
+): Promise<BegunTable> {
+  deps.log.info({ table: table.name, generation: lostGeneration }, 'table starts again');
+  deps.progress.restart(table);
+  const size = (await readSizes(deps, [table])).get(table.oid) ?? { pages: 0, sourceBytes: 0 };
+  const partBytes = deps.partBytes ?? choosePartBytes(size.sourceBytes, deps.jobs);
+  const cut = cutTable(size, partBytes);
+  const held = await deps.generations.newerThan(lostGeneration);
+  await deps.onLedger(async (target) => recordRestart(target, deps.shadowId, held, { table, cut }));
+  return begin(deps, { table, held, restarts: 0 }, cut);
+}
+
+function begin(deps: TablesDeps, run: TableRun, cut: TableCut): BegunTable {
+  deps.progress.start(run.table, {
+    sourceBytes: cut.sourceBytes,
+    sourceBytesCopied: 0,
+    rows: 0,
+    bytes: 0,
+  });
+  return { run, parts: partsOf(cut) };
+}
+
+/** The parts that an earlier run left to do; undefined when it lacked nothing but the record of being over. */
+async function goOn(
+  deps: TablesDeps,
+  run: TableRun,
+  relation: RecordedRelation,
+): Promise<BegunTable | undefined> {
+  showTable(deps, run.table, relation);
+  const parts = relation.cut === undefined ? [] : partsOf(relation.cut);
+  const missing = parts.filter((part) => !relation.parts.has(part.number));
+  if (missing.length > 0) return { run, parts: missing };
+  await deps.onLedger(async (target) =>
+    recordCopied(target, deps.shadowId, run.table, run.held.generation),
+  );
+  deps.progress.finish(run.table);
+  return undefined;
+}
+
+/** Begin the count with what earlier runs copied. */
+function showTable(deps: TablesDeps, table: Table, relation: RecordedRelation): void {
+  const copied = [...relation.parts.values()];
+  const parts = relation.cut === undefined ? [] : partsOf(relation.cut);
+  deps.progress.start(table, {
+    sourceBytes: relation.cut?.sourceBytes ?? 0,
+    sourceBytesCopied: parts
+      .filter((part) => relation.parts.has(part.number))
+      .reduce((sum, part) => sum + part.sourceBytes, 0),
+    rows: copied.reduce((sum, part) => sum + part.rows, 0),
+    bytes: copied.reduce((sum, part) => sum + part.bytes, 0),
+  });
+  if (relation.state === 'copied') deps.progress.finish(table);
+}
+
+/** Sizes now: parts are cut by them, and the last part has no end, so growth is harmless. */
+async function readSizes(
+  deps: TablesDeps,
+  tables: readonly Table[],
+): Promise<ReadonlyMap<number, Size>> {
+  const rows = await retryLostConnections(deps, async () => {
+    await using source = await openSession(deps.source, {
+      applicationName: `understudy ${deps.shadowId} copy`,
+    });
+    return await source.query(
+      `SELECT c.oid, pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
+              pg_table_size(c.oid) AS bytes
+         FROM pg_class c WHERE c.oid = ANY ($1::oid[])`,
+      [tables.map((table) => String(table.oid))],
+    );
+  });
+  return new Map(
+    rows.map((row) => [
+      Number(row['oid']),
+      { pages: Number(row['pages']), sourceBytes: Number(row['bytes']) },
+    ]),
+  );
+}
