@@ -45,6 +45,7 @@ export function failWith(shell: Shell, argv: readonly string[], error: unknown):
   const paint = paintFor(shell.stderr);
   const text = printFailure(failure, {
     isJson,
+    time: new Date(shell.clock.now()).toISOString(),
     bold: (word) => paint('bold', paint('red', word)),
   });
   (isJson ? shell.stdout : shell.stderr).write(text);

@@ -49,9 +49,13 @@ export function describeFailure(error: unknown): Failure {
 
 export function printFailure(
   failure: Failure,
-  style: { readonly isJson: boolean; readonly bold: (text: string) => string },
+  style: {
+    readonly isJson: boolean;
+    readonly time: string;
+    readonly bold: (text: string) => string;
+  },
 ): string {
-  if (style.isJson) return `${JSON.stringify(failure)}\n`;
+  if (style.isJson) return `${JSON.stringify({ ...failure, time: style.time })}\n`;
   return `${style.bold(`error ${failure.code}:`)} ${failure.message}\nhint: ${failure.hint}\n`;
 }
 

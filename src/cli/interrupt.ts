@@ -11,6 +11,9 @@ export class Interrupted extends Error {
   }
 }
 
+/** The line that --json prints then. */
+export type Interruption = { readonly type: 'interrupted'; readonly hint: string };
+
 /**
  * A signal that the first SIGINT, SIGTERM or SIGHUP aborts, so that everything stops in order. The
  * second one ends the process at once: whoever asks twice does not want to wait.

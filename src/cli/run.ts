@@ -1,7 +1,7 @@
 import { EXIT_CODES, OperatorError } from '#src/lib/errors.ts';
 import { createLogger, type Logger, type LogLevel } from '#src/lib/log.ts';
 
-import { Interrupted } from './interrupt.ts';
+import { Interrupted, type Interruption } from './interrupt.ts';
 import type { Shell } from './shell.ts';
 import { createScreen, type Screen } from './terminal/screen.ts';
 
@@ -63,7 +63,8 @@ function printInterrupted(shell: Shell, options: RunOptions): void {
   const hint = options.afterInterrupt ?? '';
   if (options.json === true) {
     const time = new Date(shell.clock.now()).toISOString();
-    shell.stdout.write(`${JSON.stringify({ type: 'interrupted', hint, time })}\n`);
+    const line: Interruption = { type: 'interrupted', hint };
+    shell.stdout.write(`${JSON.stringify({ ...line, time })}\n`);
   } else {
     shell.stderr.write(`interrupted: ${hint}\n`);
   }

@@ -92,6 +92,10 @@ const CATALOG = {
     onError: 'halt',
     hint: 'Raise max_replication_slots and max_wal_senders on the source, or drop an unused slot.',
   },
+  WAL_LEVEL_TOO_LOW: {
+    onError: 'halt',
+    hint: 'Set wal_level=logical on the source and restart it.',
+  },
   SLOT_BLOCKED: {
     onError: 'retry',
     hint: 'A slot waits for older write transactions; end the one that the message names.',
@@ -119,6 +123,10 @@ const CATALOG = {
   SPOOL_MISSING: {
     onError: 'resnapshot',
     hint: 'Run on the machine that holds the spool folder, or drop the shadow and clone again.',
+  },
+  SPOOL_UNUSABLE: {
+    onError: 'halt',
+    hint: 'Check the disk under the spool folder (--spool) and its permissions, then run again.',
   },
   LEASE_HELD: {
     onError: 'halt',

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import type { CliEvent } from '#src/cli/events.ts';
-import { EXAMPLE_EVENTS } from '#test/example-events.ts';
+import { EXAMPLE_EVENTS } from '#test/example-lines.ts';
 
 import { frameLines } from './frame.ts';
 import { paintLine } from './line.ts';

@@ -65,10 +65,6 @@ function describe(view: View, event: CliEvent): string | undefined {
       return verifiedText(event);
     case 'notice':
       return event.level === 'warn' ? `warning: ${event.message}` : event.message;
-    case 'serverStarted':
-      return `${event.role} is Postgres ${event.version}: ${event.url}`;
-    case 'shopLoaded':
-      return `shop loaded: ${formatPlural(event.tables, 'table')}, ${formatCount(event.rows)} rows in ${formatDuration(event.elapsedMs)}`;
     case 'loadProgress':
       return (
         `load: ${formatRate(view.rates.load.perSecond(), 'transactions')}, ` +

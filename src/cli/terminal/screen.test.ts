@@ -3,7 +3,7 @@ import { PassThrough } from 'node:stream';
 import { expect, test, vi } from 'vitest';
 
 import type { OutputStream } from '#src/cli/shell.ts';
-import { EXAMPLE_EVENTS } from '#test/example-events.ts';
+import { EXAMPLE_EVENTS } from '#test/example-lines.ts';
 
 import { createScreen } from './screen.ts';
 
@@ -26,13 +26,13 @@ test('JSON has one object a line, every event as it is, with its time', () => {
   const sink = createSink();
   const screen = createScreen({ ...sink, ...options, isJson: true });
   for (const event of Object.values(EXAMPLE_EVENTS)) screen.report(event);
-  screen.print({ type: 'finding' }, ['not shown']);
+  screen.print({ type: 'checked', tables: 1, refusals: 0, warnings: 0 }, ['not shown']);
   screen.end();
   const lines = sink.text().trimEnd().split('\n');
   const time = '2026-01-01T00:00:00.000Z';
   expect(lines.map((line): unknown => JSON.parse(line))).toEqual([
     ...Object.values(EXAMPLE_EVENTS).map((event) => ({ ...event, time })),
-    { type: 'finding', time },
+    { type: 'checked', tables: 1, refusals: 0, warnings: 0, time },
   ]);
 });
 

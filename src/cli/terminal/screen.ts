@@ -1,6 +1,7 @@
 import { createLogUpdate } from 'log-update';
 
 import type { CliEvent } from '#src/cli/events.ts';
+import type { ResultLine } from '#src/cli/lines.ts';
 import type { OutputStream } from '#src/cli/shell.ts';
 import type { Clock } from '#src/lib/clock.ts';
 
@@ -18,7 +19,7 @@ export type Screen = {
   /** Something happened; shown as it fits. */
   readonly report: (event: CliEvent) => void;
   /** A result that stays: an object for --json, text for people. */
-  readonly print: (line: Readonly<{ type: string }>, text: readonly string[]) => void;
+  readonly print: (line: ResultLine, text: readonly string[]) => void;
   /** Leaves the last picture where it is. Called once, nothing after it. */
   readonly end: () => void;
 };

@@ -1,10 +1,10 @@
-import type { CliEvent, DemoEvent } from '#src/cli/events.ts';
-import type { Lag, Phase, ProgressEvent } from '#src/core/progress.ts';
+import type { CliEvent } from '#src/cli/events.ts';
+import type { Lag, Phase } from '#src/core/progress.ts';
 import { assertNever } from '#src/lib/assert.ts';
 
 import { RateWindow } from './rate.ts';
 
-type EventOf<T extends CliEvent['type']> = Extract<ProgressEvent | DemoEvent, { type: T }>;
+type EventOf<T extends CliEvent['type']> = Extract<CliEvent, { type: T }>;
 
 /** A phase that was entered; `endedMs` is undefined for the one that runs. */
 export type PhaseEntry = {
@@ -27,8 +27,6 @@ export type View = {
   /** Verifications that have ended. */
   verifications: number;
   load: EventOf<'loadProgress'> | undefined;
-  shop: EventOf<'shopLoaded'> | undefined;
-  readonly servers: EventOf<'serverStarted'>[];
   /** Tables in flight, by quoted name. */
   readonly tables: Map<string, EventOf<'tableProgress'>>;
   readonly notices: EventOf<'notice'>[];
@@ -58,8 +56,6 @@ export function createView(nowMs: number): View {
     verified: undefined,
     verifications: 0,
     load: undefined,
-    shop: undefined,
-    servers: [],
     tables: new Map(),
     notices: [],
     rates: {
@@ -110,12 +106,6 @@ export function observe(view: View, event: CliEvent, nowMs: number): void {
     case 'notice':
       view.notices.push(event);
       if (view.notices.length > NOTICES_MAX) view.notices.shift();
-      break;
-    case 'serverStarted':
-      view.servers.push(event);
-      break;
-    case 'shopLoaded':
-      view.shop = event;
       break;
     case 'loadProgress':
       view.load = event;

@@ -13,9 +13,9 @@ export const XLOG_DATA_HEADER_BYTES = 25;
 const KEEPALIVE_BYTES = 18;
 
 export type XLogDataHeader = {
-  /** Where the change lies in the WAL; not a position to confirm or to resume from. */
+  /** Where the change lies in the WAL, 0 for Relation and Type; not a position to confirm or to resume from. */
   readonly startLsn: Lsn;
-  /** End of WAL on the server when it sent this. */
+  /** Despite its name in the manual not the end of WAL: pgoutput repeats `startLsn` here. */
   readonly serverEndLsn: Lsn;
   readonly serverClockMs: number;
 };

@@ -1,4 +1,7 @@
 import type { CliEvent } from '#src/cli/events.ts';
+import type { Failure } from '#src/cli/failure.ts';
+import type { Interruption } from '#src/cli/interrupt.ts';
+import type { ResultLine } from '#src/cli/lines.ts';
 
 /** One event of every type: a new type does not compile until it is here, and so in the tests. */
 export const EXAMPLE_EVENTS: { readonly [T in CliEvent['type']]: Extract<CliEvent, { type: T }> } =
@@ -64,12 +67,46 @@ export const EXAMPLE_EVENTS: { readonly [T in CliEvent['type']]: Extract<CliEven
       elapsedMs: 1412,
     },
     notice: { type: 'notice', level: 'warn', message: 'the source answers slowly' },
-    serverStarted: {
-      type: 'serverStarted',
-      role: 'production',
-      version: '14.23',
-      url: 'postgres://postgres:secret@127.0.0.1:5555/shop',
-    },
-    shopLoaded: { type: 'shopLoaded', tables: 29, rows: 298_729, elapsedMs: 2700 },
     loadProgress: { type: 'loadProgress', transactions: 1104, rolledBack: 46, failed: 0 },
   };
+
+type AnyResult = ResultLine | Failure | Interruption;
+
+/** The same for what is printed besides events. */
+export const EXAMPLE_RESULTS: {
+  readonly [T in AnyResult['type']]: Extract<AnyResult, { type: T }>;
+} = {
+  finding: {
+    type: 'finding',
+    id: 'table-without-key',
+    severity: 'refuse',
+    object: 'table "shop"."log"',
+    cause: 'it has no primary key, so its updates and deletes cannot be followed',
+    fix: { runOn: 'source', text: 'ALTER TABLE "shop"."log" ADD PRIMARY KEY (id);' },
+  },
+  checked: { type: 'checked', tables: 29, refusals: 1, warnings: 0 },
+  serverStarted: {
+    type: 'serverStarted',
+    role: 'production',
+    version: '14.23',
+    url: 'postgres://postgres:secret@127.0.0.1:5555/shop',
+  },
+  shopLoaded: { type: 'shopLoaded', tables: 29, rows: 298_729, elapsedMs: 2700 },
+  demoFinished: {
+    type: 'demoFinished',
+    isClean: true,
+    verifications: 2,
+    differences: 0,
+    transactions: 2400,
+    failed: 0,
+    elapsedMs: 19_000,
+  },
+  error: {
+    type: 'error',
+    code: 'CONFIG_INVALID',
+    message: 'unknown option',
+    hint: 'Correct it.',
+    detail: { option: '--jobs' },
+  },
+  interrupted: { type: 'interrupted', hint: 'run it again' },
+};

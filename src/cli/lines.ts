@@ -1,0 +1,41 @@
+import type { Finding } from '#src/shadow/check/finding.ts';
+
+/** A result of a command, as --json prints it; docs/json.md describes each, and a test compares. */
+export type ResultLine =
+  | {
+      readonly type: 'finding';
+      readonly id: string;
+      readonly severity: Finding['severity'];
+      readonly object: string;
+      readonly cause: string;
+      readonly fix: Finding['fix'] | null;
+    }
+  | {
+      readonly type: 'checked';
+      readonly tables: number;
+      readonly refusals: number;
+      readonly warnings: number;
+    }
+  | {
+      readonly type: 'serverStarted';
+      readonly role: 'production' | 'shadow';
+      /** As the server prints it, such as 18.4. */
+      readonly version: string;
+      /** Holds the demo's own throw-away password, so that it can be used as it stands. */
+      readonly url: string;
+    }
+  | {
+      readonly type: 'shopLoaded';
+      readonly tables: number;
+      readonly rows: number;
+      readonly elapsedMs: number;
+    }
+  | {
+      readonly type: 'demoFinished';
+      readonly isClean: boolean;
+      readonly verifications: number;
+      readonly differences: number;
+      readonly transactions: number;
+      readonly failed: number;
+      readonly elapsedMs: number;
+    };

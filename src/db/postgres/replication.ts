@@ -1,0 +1,119 @@
+import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
+import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import { quoteIdentifier } from '#src/core/table.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+
+import { openReplicationConnection } from './create-slot.ts';
+import { sqlstateOf } from './server-error.ts';
+import { identifySystem, slotInUse, type SystemIdentity } from './slot.ts';
+import type { WireConnection } from './wire-connection.ts';
+
+export type ReplicationStream = AsyncDisposable & {
+  /** In CopyBoth: raw frames by `read`, standby status by `write`. */
+  readonly connection: WireConnection;
+  readonly system: SystemIdentity;
+  /** The server ends a connection that sent nothing for so long; 0 is never. */
+  readonly walSenderTimeoutMs: number;
+};
+
+/**
+ * Stream a slot's changes from `startLsn`, or from what the slot has confirmed if that is later.
+ * Protocol 2 is what all of 14 to 18 speak; it streams large transactions before they commit (trap 17).
+ * https://www.postgresql.org/docs/current/protocol-logical-replication.html
+ *
+ * Throws SLOT_IN_USE, SLOT_LOST, SOURCE_CHANGED, NO_FREE_SLOT, or what connecting throws.
+ */
+export async function startReplication(options: {
+  readonly endpoint: Endpoint;
+  readonly slot: string;
+  readonly publication: string;
+  readonly startLsn: Lsn;
+  /** Values in binary form, where both servers have the same. */
+  readonly binary: boolean;
+  readonly applicationName: string;
+  /** The server that the slot was made on; another one is refused before it streams. */
+  readonly systemId?: string;
+}): Promise<ReplicationStream> {
+  const { endpoint, slot, systemId } = options;
+  const connection = await openReplicationConnection(options);
+  try {
+    const system = await identifySystem(connection);
+    if (systemId !== undefined && system.systemId !== systemId) {
+      const where = describeEndpoint(endpoint);
+      throw new OperatorError(
+        'SOURCE_CHANGED',
+        `${where} is system ${system.systemId}, not ${systemId}`,
+      );
+    }
+    const walSenderTimeoutMs = await readWalSenderTimeout(connection);
+    await connection.beginCopy(startStatement(options));
+    return {
+      connection,
+      system,
+      walSenderTimeoutMs,
+      [Symbol.asyncDispose]: async () => connection[Symbol.asyncDispose](),
+    };
+  } catch (error) {
+    await connection[Symbol.asyncDispose]();
+    throw startError(error, slot);
+  }
+}
+
+function startStatement(options: {
+  readonly slot: string;
+  readonly publication: string;
+  readonly startLsn: Lsn;
+  readonly binary: boolean;
+}): string {
+  const pluginOptions = Object.entries({
+    proto_version: '2',
+    // A list of identifiers inside of a string, so it is quoted as both.
+    publication_names: quoteIdentifier(options.publication),
+    streaming: 'on',
+    messages: 'true',
+    binary: String(options.binary),
+  });
+  const list = pluginOptions.map(([name, value]) => `${quoteIdentifier(name)} ${literal(value)}`);
+  const from = formatLsn(options.startLsn);
+  return `START_REPLICATION SLOT ${quoteIdentifier(options.slot)} LOGICAL ${from} (${list.join(', ')})`;
+}
+
+/** The grammar of a walsender knows no E'' strings: a backslash is a character like any other. */
+function literal(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`;
+}
+
+async function readWalSenderTimeout(connection: WireConnection): Promise<number> {
+  const [result] = await connection.query(
+    `SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`,
+  );
+  return Number(result?.rows[0]?.[0] ?? 0);
+}
+
+function startError(error: unknown, slot: string): unknown {
+  const sqlstate = sqlstateOf(error);
+  if (sqlstate === '42704') return slotLost(slot, 'does not exist', sqlstate); // undefined_object
+  if (sqlstate === '55006') return slotInUse(slot, undefined); // object_in_use
+  return streamError(error, slot);
+}
+
+/**
+ * An error that the server sent into a running stream, as what it means there. A publication is looked
+ * up at the first change, so that one that is missing shows only then (trap 14).
+ */
+export function streamError(error: unknown, slot: string): unknown {
+  const sqlstate = sqlstateOf(error);
+  if (sqlstate === '42704') {
+    // undefined_object
+    return new OperatorError('PUBLICATION_CHANGED', `the publication of slot ${slot} is gone`, {
+      detail: { sqlstate },
+    });
+  }
+  // object_not_in_prerequisite_state: it was invalidated; undefined_file: its WAL was removed.
+  const isLost = sqlstate === '55000' || sqlstate === '58P01';
+  return isLost ? slotLost(slot, 'was invalidated', sqlstate) : error;
+}
+
+function slotLost(slot: string, what: string, sqlstate: string): OperatorError {
+  return new OperatorError('SLOT_LOST', `slot ${slot} ${what}`, { detail: { sqlstate } });
+}

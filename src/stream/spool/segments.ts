@@ -1,0 +1,106 @@
+import { unlink } from 'node:fs/promises';
+
+import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import { assert } from '#src/lib/assert.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+
+import { fileError, segmentPath } from './files.ts';
+import { Changes } from './signals.ts';
+import type { TransactionTracker } from './tracker.ts';
+
+export const FIRST_SEGMENT = 1;
+
+/** What the writer, the readers and trimming share: which segments there are and how far they are written. */
+export class Segments {
+  readonly directory: string;
+  readonly tracker: TransactionTracker;
+  /** Something was written, trimmed or broken. */
+  readonly changes = new Changes();
+  /** Set once the spool cannot be written any more in this process; readers stop too. */
+  broken: Error | undefined;
+  readonly #writtenBytes = new Map<number, number>();
+  readonly #readers = new Set<{ readonly segment: number }>();
+  #bytes = 0;
+  #last = FIRST_SEGMENT - 1;
+  #isTrimming = false;
+
+  constructor(directory: string, tracker: TransactionTracker) {
+    this.directory = directory;
+    this.tracker = tracker;
+  }
+
+  /** On disk, over all segments. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** The segment that is being written. */
+  get last(): number {
+    return this.#last;
+  }
+
+  writtenBytes(segment: number): number {
+    const bytes = this.#writtenBytes.get(segment);
+    assert(bytes !== undefined, `segment ${segment} is not in the spool`);
+    return bytes;
+  }
+
+  /** Record how many bytes of a segment hold whole blocks; readers may read these. */
+  written(segment: number, bytes: number): void {
+    this.#bytes += bytes - (this.#writtenBytes.get(segment) ?? 0);
+    this.#writtenBytes.set(segment, bytes);
+    this.#last = segment;
+    this.changes.notify();
+  }
+
+  /** Keep what `reader.segment` names, and everything after it, until the reader is released. */
+  hold(reader: { readonly segment: number }): Disposable {
+    this.#readers.add(reader);
+    return { [Symbol.dispose]: () => void this.#readers.delete(reader) };
+  }
+
+  /**
+   * The segment where a reader must start that has applied everything up to `applied`. Throws
+   * SPOOL_MISSING when something after it was trimmed: the target has lost what it had confirmed.
+   */
+  startFor(applied: Lsn): number {
+    const oldest = this.tracker.segments.values().next().value;
+    assert(oldest, 'a spool has a segment');
+    if (oldest.segment > FIRST_SEGMENT && applied < oldest.commitEndBefore) {
+      throw new OperatorError(
+        'SPOOL_MISSING',
+        `the target is at ${formatLsn(applied)}, but the spool in ${this.directory} was trimmed up to ${formatLsn(oldest.commitEndBefore)}`,
+      );
+    }
+    return Math.min(this.#last, this.tracker.neededFrom(applied));
+  }
+
+  /** Remove the segments that nobody needs any more; see Spool.trim. */
+  async trim(flushed: Lsn): Promise<void> {
+    if (this.#isTrimming) return;
+    this.#isTrimming = true;
+    try {
+      const readers = [...this.#readers].map((reader) => reader.segment);
+      const needed = this.tracker.neededFrom(flushed);
+      const keepFrom = Math.min(this.#last, needed, ...readers);
+      // Ascending, so that a crash leaves no gap.
+      for (const segment of this.#writtenBytes.keys()) {
+        if (segment >= keepFrom) break;
+        await this.#remove(segment);
+      }
+    } finally {
+      this.#isTrimming = false;
+    }
+  }
+
+  async #remove(segment: number): Promise<void> {
+    const path = segmentPath(this.directory, segment);
+    await unlink(path).catch((error: unknown) => {
+      throw fileError(path, 'remove', error);
+    });
+    this.#bytes -= this.writtenBytes(segment);
+    this.#writtenBytes.delete(segment);
+    this.tracker.segments.delete(segment);
+    this.changes.notify();
+  }
+}

@@ -1,0 +1,77 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+
+const MAIN = join(import.meta.dirname, '../src/main.ts');
+
+export type Ended = {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+};
+
+export type RunningCommand = AsyncDisposable & {
+  readonly processId: number;
+  readonly kill: (signal: NodeJS.Signals) => void;
+  /** Waits for a text on standard output; throws when the command ends without it. */
+  readonly waitFor: (text: string | RegExp) => Promise<string>;
+  readonly ended: Promise<Ended>;
+};
+
+/** Run the command as a user does, with nothing of the caller's environment that could change its mind. */
+export function startCommand(
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): RunningCommand {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    env: { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let stdout = '';
+  let stderr = '';
+  const watchers = new Set<() => void>();
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+    for (const look of watchers) look();
+  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  const ended = once(child, 'close').then(([code]): Ended => ({ code, stdout, stderr }));
+  return {
+    processId: child.pid ?? 0,
+    kill: (signal) => void child.kill(signal),
+    waitFor: async (text) => {
+      const found = Promise.withResolvers<string>();
+      const look = (): void => {
+        const line = stdout.split('\n').slice(0, -1);
+        const match = line.find((one) =>
+          typeof text === 'string' ? one.includes(text) : text.test(one),
+        );
+        if (match !== undefined) found.resolve(match);
+      };
+      watchers.add(look);
+      look();
+      void ended.then(() => found.reject(new Error(`ended without ${text}:\n${stdout}${stderr}`)));
+      return found.promise.finally(() => watchers.delete(look));
+    },
+    ended,
+    async [Symbol.asyncDispose]() {
+      child.kill('SIGKILL');
+      await ended;
+    },
+  };
+}
+
+export async function runCommand(
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<Ended> {
+  return startCommand(args, env).ended;
+}
+
+/** Every line of a --json output. */
+export function parseLines(stdout: string): Record<string, unknown>[] {
+  return stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+}
