@@ -54,7 +54,13 @@ function probesOf(
   return [{ table, kind: 'UPDATE', sql: update }, remove];
 }
 
-/** The SQLSTATE with which `sql` fails, or undefined; the surrounding transaction lives on. */
+/**
+ * What CheckCmdReplicaIdentity raises: no replica identity, or one that the publication does not carry
+ * whole. Any other failure (a lock, a right) proves nothing and is thrown.
+ */
+const REFUSALS: ReadonlySet<string | undefined> = new Set(['55000', '42P10']);
+
+/** The SQLSTATE with which the server refuses `sql`, or undefined; the surrounding transaction lives on. */
 async function failureOf(session: Session, sql: string): Promise<string | undefined> {
   await session.query('SAVEPOINT understudy_probe');
   try {
@@ -63,7 +69,7 @@ async function failureOf(session: Session, sql: string): Promise<string | undefi
     return undefined;
   } catch (error) {
     const sqlstate = sqlstateOf(error);
-    if (sqlstate === undefined) throw error;
+    if (!REFUSALS.has(sqlstate)) throw error;
     await session.query('ROLLBACK TO SAVEPOINT understudy_probe');
     return sqlstate;
   }

@@ -161,7 +161,7 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
              WHEN 'f' THEN NOT EXISTS (
                SELECT FROM pg_catalog.pg_attribute b
                 WHERE b.attrelid = c.oid AND NOT b.attnotnull
-                  AND b.attnum = ANY (x.indkey::pg_catalog.int2[]))
+                  AND b.attnum = ANY ((x.indkey::pg_catalog.int2[])[0:x.indnkeyatts - 1]))
              ELSE false END
      ORDER BY x.indisprimary DESC, x.indnkeyatts, x.indexrelid
      LIMIT 1) k ON true

@@ -1,0 +1,86 @@
+import type { Fix, Finding, Severity } from './finding.ts';
+
+/**
+ * Every check, by its stable id, with what it means when it finds something. docs/checks.md has a section
+ * for each, which a test holds to this table.
+ */
+export const CHECKS = {
+  // access
+  'same-database': 'refuse',
+  'source-version': 'refuse',
+  'target-version': 'refuse',
+  'target-older': 'refuse',
+  'replication-privilege': 'refuse',
+  'publication-privilege': 'refuse',
+  'table-ownership': 'refuse',
+  'select-privilege': 'refuse',
+  'sequence-privilege': 'refuse',
+  'row-security': 'refuse',
+  // source
+  'source-encoding': 'refuse',
+  'source-standby': 'refuse',
+  'source-read-only': 'refuse',
+  'wal-level': 'refuse',
+  'replication-slots': 'refuse',
+  'wal-senders': 'refuse',
+  'prepared-transaction': 'refuse',
+  'long-transaction': 'warn',
+  'activity-hidden': 'info',
+  'slot-wal-limit': 'warn',
+  'slot-idle-timeout': 'warn',
+  'wal-sender-timeout': 'warn',
+  'decoding-memory': 'info',
+  'large-objects': 'warn',
+  // tables
+  'no-tables': 'warn',
+  'no-key': 'refuse',
+  'deferrable-key': 'refuse',
+  'generated-key': 'refuse',
+  'identity-nothing': 'refuse',
+  'identity-full-without-key': 'refuse',
+  inheritance: 'refuse',
+  'unlogged-table': 'refuse',
+  'foreign-partition': 'refuse',
+  'foreign-table': 'info',
+  'partition-without-root': 'refuse',
+  'access-method': 'refuse',
+  'always-rule': 'refuse',
+  'table-rule': 'info',
+  'always-trigger': 'info',
+  'oid-column': 'warn',
+  'publication-unsafe': 'refuse',
+  'publication-fails': 'refuse',
+  'publication-unproven': 'warn',
+  // target
+  'target-encoding': 'refuse',
+  'target-standby': 'refuse',
+  'target-read-only': 'refuse',
+  'target-create-privilege': 'refuse',
+  'target-schema-privilege': 'refuse',
+  'target-replica-role': 'refuse',
+  'target-origin': 'info',
+  'target-object-exists': 'refuse',
+  'target-sessions': 'warn',
+  'target-event-trigger': 'warn',
+  'target-disk': 'info',
+  'extension-missing': 'refuse',
+  'extension-schema': 'refuse',
+  'extension-version': 'warn',
+  'collation-missing': 'refuse',
+  'collation-version': 'warn',
+  'locale-differs': 'warn',
+  'lz4-missing': 'refuse',
+  'role-missing': 'refuse',
+  // what is not carried over
+  'owners-not-carried': 'info',
+  'materialized-view': 'info',
+  'event-trigger-not-carried': 'info',
+  'publication-not-carried': 'info',
+  'subscription-not-carried': 'info',
+} as const satisfies Record<string, Severity>;
+
+export type CheckId = keyof typeof CHECKS;
+
+export function finding(id: CheckId, object: string, cause: string, fix?: Fix): Finding {
+  return { id, severity: CHECKS[id], object, cause, fix };
+}

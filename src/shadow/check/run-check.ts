@@ -1,0 +1,94 @@
+import type { Selection } from '#src/core/selection.ts';
+import { readRelations } from '#src/db/postgres/catalog.ts';
+import { readServer, type Server } from '#src/db/postgres/server.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+
+import { checkAccess } from './access.ts';
+import type { CheckContext, CheckGroup } from './context.ts';
+import type { CheckResult, Finding, Severity } from './finding.ts';
+import { checkPublication } from './publication-proof.ts';
+import { checkSchemaCarry } from './schema-carry.ts';
+import { checkSourceState } from './source-state.ts';
+import { checkTables } from './tables.ts';
+import { checkTarget } from './target.ts';
+
+export type CheckOptions = {
+  readonly source: Session;
+  readonly target: Session;
+  readonly selection: Selection;
+  /** Whether changes are to be followed after the copy; without it neither slot nor publication is needed. */
+  readonly isFollowed: boolean;
+  readonly sourceWalBytesMax: number;
+};
+
+/**
+ * Find what would keep a shadow from working, or from being exact. Changes nothing on either side
+ * (trap 10): what must be proven by doing is rolled back. Cheap enough to run before every clone, a
+ * resumed one included.
+ *
+ * Throws SELECTION_EMPTY for a pattern that matches nothing, and what sessions throw.
+ */
+export async function runCheck(options: CheckOptions): Promise<CheckResult> {
+  const context = await readContext(options);
+  const findings: Finding[] = [];
+  for (const group of GROUPS) findings.push(...(await group(context)));
+  if (canProvePublication(context, findings)) {
+    const refused = findings.filter(({ severity }) => severity === 'refuse');
+    findings.push(
+      ...(await checkPublication(context, new Set(refused.map(({ object }) => object)))),
+    );
+  }
+  return {
+    findings: findings.toSorted((a, b) => ORDER[a.severity] - ORDER[b.severity]),
+    isRefused: findings.some(({ severity }) => severity === 'refuse'),
+    tables: context.relations.tables,
+  };
+}
+
+const GROUPS: readonly CheckGroup[] = [
+  checkAccess,
+  checkSourceState,
+  checkTables,
+  checkTarget,
+  checkSchemaCarry,
+];
+
+const ORDER: Readonly<Record<Severity, number>> = { refuse: 0, warn: 1, info: 2 };
+
+async function readContext(options: CheckOptions): Promise<CheckContext> {
+  const { source, target, selection } = options;
+  const sourceServer = await readServer(source);
+  const relations = await readRelations(source, selection);
+  const targetServer = await readServer(target);
+  const resumedShadowId = await readResumedShadow(target, sourceServer, selection);
+  return { ...options, sourceServer, targetServer, relations, resumedShadowId };
+}
+
+/** The shadow of exactly this dataset that the target has already: its tables are no obstacle to itself. */
+async function readResumedShadow(
+  target: Session,
+  sourceServer: Server,
+  selection: Selection,
+): Promise<string | undefined> {
+  const [ledger] = await target.query(`SELECT to_regclass('understudy.shadow') AS shadow`);
+  if ((ledger?.['shadow'] ?? null) === null || sourceServer.systemId === undefined)
+    return undefined;
+  const [row] = await target.query(
+    `SELECT shadow_id FROM understudy.shadow
+      WHERE source_system_id = $1 AND source_database = $2 AND selection = $3::jsonb`,
+    [sourceServer.systemId, sourceServer.database.name, JSON.stringify(selection)],
+  );
+  return row?.['shadow_id'] ?? undefined;
+}
+
+/** Where these are missing the proof would only say it again. */
+const PROOF_NEEDS: ReadonlySet<string> = new Set([
+  'publication-privilege',
+  'source-standby',
+  'source-read-only',
+  'source-version',
+]);
+
+function canProvePublication({ isFollowed }: CheckContext, findings: readonly Finding[]): boolean {
+  return isFollowed && !findings.some(({ id }) => PROOF_NEEDS.has(id));
+}

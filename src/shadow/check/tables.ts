@@ -1,0 +1,164 @@
+import { quoteIdentifier, quoteTable, type Table } from '#src/core/table.ts';
+import type { UnsupportedTable } from '#src/db/postgres/catalog.ts';
+
+import { finding } from './checks.ts';
+import {
+  type CheckContext,
+  describeTable,
+  excludeFix,
+  nameOf,
+  selectedOids,
+  field,
+} from './context.ts';
+import type { Finding } from './finding.ts';
+import { checkKeys } from './keys.ts';
+
+/** Whether each selected table can be copied and followed exactly. */
+export async function checkTables(context: CheckContext): Promise<readonly Finding[]> {
+  const { relations } = context;
+  const findings: Finding[] = [];
+  if (relations.tables.length === 0) {
+    findings.push(finding('no-tables', 'selection', 'there is no table to copy'));
+  }
+  findings.push(
+    ...relations.unsupported.map(describeUnsupported),
+    ...(await checkKeys(context)),
+    ...checkPartitions(context),
+    ...relations.tables.flatMap(checkColumns),
+    ...(await checkStorage(context)),
+    ...(await checkTriggers(context)),
+    ...(await checkRules(context)),
+  );
+  return findings;
+}
+
+function describeUnsupported(table: UnsupportedTable): Finding {
+  const object = describeTable(table);
+  switch (table.reason) {
+    case 'inheritance':
+      return finding(
+        'inheritance',
+        object,
+        'it inherits from a table or is inherited from; inheritance comes with a later release (partitions work)',
+        excludeFix(table),
+      );
+    case 'unlogged':
+      return finding(
+        'unlogged-table',
+        object,
+        'it is unlogged: its changes are not in the WAL and cannot be followed, unless ALTER TABLE … SET LOGGED rewrites it',
+        excludeFix(table),
+      );
+    case 'foreign':
+      return table.isPartition
+        ? finding(
+            'foreign-partition',
+            object,
+            'it is a partition whose rows are on another server, so the partitioned table would not be whole',
+            excludeFix(table),
+          )
+        : finding('foreign-table', object, 'its rows are on another server and are not copied');
+    default:
+      return table.reason satisfies never;
+  }
+}
+
+/** A leaf's definition cannot be restored without the tables above it. */
+function checkPartitions({ relations }: CheckContext): readonly Finding[] {
+  const partitioned = new Set(relations.partitioned.map(quoteTable));
+  return relations.tables.flatMap((table) => {
+    const root = table.partitionRoot;
+    if (root === undefined || partitioned.has(quoteTable(root))) return [];
+    return [
+      finding(
+        'partition-without-root',
+        describeTable(table),
+        `it is a partition of ${quoteTable(root)}, which is not selected`,
+        { runOn: 'command', text: `--table '${quoteTable(root).replaceAll("'", `'\\''`)}'` },
+      ),
+    ];
+  });
+}
+
+/** Types whose values are, or contain, the number of a catalog row. */
+const OID_TYPES = new Set(
+  ['oid', 'regclass', 'regcollation', 'regconfig', 'regdictionary', 'regnamespace', 'regoper']
+    .concat(['regoperator', 'regproc', 'regprocedure', 'regrole', 'regtype', 'regdatabase'])
+    .flatMap((name) => [name, `_${name}`]),
+);
+
+function checkColumns(table: Table): readonly Finding[] {
+  return table.columns
+    .filter(({ builtinType }) => builtinType !== undefined && OID_TYPES.has(builtinType))
+    .map(({ name, typeName }) =>
+      finding(
+        'oid-column',
+        `column ${quoteTable(table)}.${quoteIdentifier(name)}`,
+        `its type ${typeName} refers to catalog rows, which have other numbers on the target; the reg types travel by name, which must exist there`,
+      ),
+    );
+}
+
+const STORAGE_SQL = `
+SELECT n.nspname AS schema, c.relname AS name, m.amname
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_am m ON m.oid = c.relam
+ WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'r' AND m.amname <> 'heap'
+ ORDER BY 1, 2`;
+
+async function checkStorage(context: CheckContext): Promise<readonly Finding[]> {
+  const rows = await context.source.query(STORAGE_SQL, [selectedOids(context)]);
+  return rows.map((row) =>
+    finding(
+      'access-method',
+      describeTable(nameOf(row)),
+      `its access method is ${field(row, 'amname')}; a table is copied by row positions that only heap is known to keep`,
+      excludeFix(nameOf(row)),
+    ),
+  );
+}
+
+/** These fire also under session_replication_role=replica (trap 13). */
+const TRIGGERS_SQL = `
+SELECT n.nspname AS schema, c.relname AS name, t.tgname, t.tgenabled
+  FROM pg_trigger t
+  JOIN pg_class c ON c.oid = t.tgrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY ($1::oid[]) AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')
+ ORDER BY 1, 2, 3`;
+
+async function checkTriggers(context: CheckContext): Promise<readonly Finding[]> {
+  const rows = await context.source.query(TRIGGERS_SQL, [selectedOids(context)]);
+  return rows.map((row) =>
+    finding(
+      'always-trigger',
+      `trigger ${quoteIdentifier(field(row, 'tgname'))} of ${describeTable(nameOf(row))}`,
+      `it is ENABLE ${row['tgenabled'] === 'A' ? 'ALWAYS' : 'REPLICA'} and would fire for our writes too, so it is disabled on the target while shadowed`,
+    ),
+  );
+}
+
+const RULES_SQL = `
+SELECT n.nspname AS schema, c.relname AS name, r.rulename, r.ev_enabled IN ('A', 'R') AS is_always
+  FROM pg_rewrite r
+  JOIN pg_class c ON c.oid = r.ev_class
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = ANY ($1::oid[]) AND r.rulename <> '_RETURN' AND r.ev_enabled <> 'D'
+ ORDER BY 1, 2, 3`;
+
+async function checkRules(context: CheckContext): Promise<readonly Finding[]> {
+  const rows = await context.source.query(RULES_SQL, [selectedOids(context)]);
+  return rows.map((row) => {
+    const table = nameOf(row);
+    const object = `rule ${quoteIdentifier(field(row, 'rulename'))} of ${describeTable(table)}`;
+    return row['is_always'] === 't'
+      ? finding(
+          'always-rule',
+          object,
+          'it is ENABLE ALWAYS or REPLICA and would rewrite what we apply on the target',
+          excludeFix(table),
+        )
+      : finding('table-rule', object, 'it is carried over but does not act on what we apply');
+  });
+}
