@@ -85,6 +85,7 @@ export const EXAMPLE_RESULTS: {
     fix: { runOn: 'source', text: 'ALTER TABLE "shop"."log" ADD PRIMARY KEY (id);' },
   },
   checked: { type: 'checked', tables: 29, refusals: 1, warnings: 0 },
+  demoStarted: { type: 'demoStarted' },
   serverStarted: {
     type: 'serverStarted',
     role: 'production',

@@ -1,7 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { OperatorError } from '#src/lib/errors.ts';
-
+import { runDemo } from './demo/show.ts';
 import { OPTIONS } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
@@ -24,9 +23,7 @@ export function demoCommand(shell: Shell, finish: (exitCode: number) => void) {
       const exitCode = await runCommand(
         shell,
         { ...options, title: 'understudy demo', afterInterrupt: undefined },
-        async () => {
-          throw new OperatorError('CONFIG_INVALID', 'demo is not part of this version yet');
-        },
+        async (run) => runDemo(run, shell.clock, { once: options.once === true }),
       );
       finish(exitCode);
     });

@@ -16,6 +16,7 @@ export type ResultLine =
       readonly refusals: number;
       readonly warnings: number;
     }
+  | { readonly type: 'demoStarted' }
   | {
       readonly type: 'serverStarted';
       readonly role: 'production' | 'shadow';

@@ -110,3 +110,17 @@ function clamp(fraction: number): number {
 function two(value: number): string {
   return String(value).padStart(2, '0');
 }
+
+/** Words in lines of at most `width` cells; a longer word gets a line of its own. */
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width) {
+      lines[lines.length - 1] = `${last} ${word}`;
+    } else {
+      lines.push(word);
+    }
+  }
+  return lines;
+}

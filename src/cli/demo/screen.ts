@@ -1,0 +1,84 @@
+import {
+  formatCount,
+  formatDuration,
+  formatPlural,
+  formatTable,
+} from '#src/cli/terminal/format.ts';
+import type { Paint } from '#src/cli/terminal/paint.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+
+import type { Stage } from './stage.ts';
+
+/** What the demo says before it begins: what there is, and how to look at it oneself. */
+export function openingLines(stage: Stage, shop: { tables: number; rows: number }): string[] {
+  const { production, shadow } = stage;
+  return [
+    '',
+    `production is Postgres ${production.version}, its shadow will be Postgres ${shadow.version}.`,
+    `The shop has ${formatPlural(shop.tables, 'table')} and ${formatCount(shop.rows)} rows, and is written to from now on.`,
+    'While this runs you may look yourself, in another terminal of this folder:',
+    '',
+    `  SOURCE=${production.url}`,
+    `  TARGET=${shadow.url}`,
+    '  bin/understudy status --target $TARGET',
+    '  bin/understudy verify --source $SOURCE --target $TARGET',
+    '',
+  ];
+}
+
+export type Summary = {
+  readonly isClean: boolean;
+  readonly verifications: number;
+  readonly differences: number;
+  readonly transactions: number;
+  readonly failed: number;
+  readonly elapsedMs: number;
+  readonly firstFailure: unknown;
+  readonly paint: Paint;
+};
+
+/** What was shown, and how to go on with a database of one's own. */
+export function finalLines(summary: Summary): string[] {
+  const { paint, transactions, failed, verifications, differences } = summary;
+  const verdict = summary.isClean
+    ? paint(
+        'green',
+        '✔ The shadow was the same as production, row for row, while production was in use.',
+      )
+    : verifications === 0
+      ? paint('yellow', 'Stopped before the shadow was verified.')
+      : paint('red', '✘ This was not a clean run.');
+  return [
+    '',
+    verdict,
+    '',
+    ...formatTable([
+      [
+        '  production',
+        `${formatPlural(transactions, 'transaction')} committed, ${formatCount(failed)} failed`,
+      ],
+      [
+        '  verified',
+        `${formatPlural(verifications, 'time')}, ${formatPlural(differences, 'difference')}`,
+      ],
+      ['  took', formatDuration(summary.elapsedMs)],
+    ]),
+    ...failureLines(summary.firstFailure),
+    '',
+    'For a database of your own (see README.md for the privileges that it needs):',
+    '',
+    '  bin/understudy check  --source postgres://user@production/db --target postgres://user@shadow/db',
+    '  bin/understudy clone  --source postgres://user@production/db --target postgres://user@shadow/db --follow',
+    '  bin/understudy verify --source postgres://user@production/db --target postgres://user@shadow/db',
+    '',
+  ];
+}
+
+function failureLines(firstFailure: unknown): string[] {
+  if (firstFailure === undefined) return [];
+  const text =
+    firstFailure instanceof OperatorError
+      ? `${firstFailure.code}: ${firstFailure.message}`
+      : 'an internal error';
+  return [`  the shop's first failure was ${text}`];
+}

@@ -1,0 +1,137 @@
+import { cloneShadow } from '#src/cli/clone-shadow.ts';
+import type { Run } from '#src/cli/run.ts';
+import { verifyShadow } from '#src/cli/verify-shadow.ts';
+import { EVERYTHING } from '#src/core/selection.ts';
+import type { Clock } from '#src/lib/clock.ts';
+import { EXIT_CODES } from '#src/lib/errors.ts';
+
+import { finalLines, openingLines } from './screen.ts';
+import { type ShopLoad, startShopLoad } from './shop-load.ts';
+import { buildShop, setStage, type Stage } from './stage.ts';
+
+/** Between two verifications of a demo that goes on. */
+const REVERIFY_MS = 15_000;
+const LOAD_REPORT_MS = 500;
+const JOBS = 2;
+const SOURCE_WAL_BYTES_MAX = 10 * 2 ** 30;
+
+/** What the verifications under load have found. */
+type Tally = { verifications: number; differences: number };
+
+/**
+ * Shadow a shop under load, for real: the servers, the clone and the verification are those of the
+ * commands. The exit code is 0 only if a verification under load was clean and no transaction failed.
+ */
+export async function runDemo(
+  run: Run,
+  clock: Clock,
+  options: { readonly once: boolean },
+): Promise<number> {
+  const { screen } = run;
+  const startedMs = clock.now();
+  screen.print({ type: 'demoStarted' }, ['Starting two Postgres servers and filling a shop …']);
+  await using stage = await setStage(run.signal);
+  for (const role of ['production', 'shadow'] as const) {
+    const { version, url } = stage[role];
+    screen.print({ type: 'serverStarted', role, version, url }, []);
+  }
+  const builtMs = clock.now();
+  const shop = await buildShop(stage.production.endpoint);
+  const elapsedMs = clock.now() - builtMs;
+  screen.print({ type: 'shopLoaded', ...shop, elapsedMs }, openingLines(stage, shop));
+
+  const tally: Tally = { verifications: 0, differences: 0 };
+  await using load = await startShopLoad(stage.production.endpoint, { clock });
+  const isEnded = await shadowUnderLoad({ run, clock, stage, load, tally, once: options.once });
+  await load[Symbol.asyncDispose]();
+
+  const isClean = tally.verifications > 0 && tally.differences === 0 && load.count.failed === 0;
+  const summary = {
+    isClean,
+    ...tally,
+    transactions: load.count.transactions,
+    failed: load.count.failed,
+    elapsedMs: clock.now() - startedMs,
+  };
+  screen.print(
+    { type: 'demoFinished', ...summary },
+    finalLines({ ...summary, firstFailure: load.count.firstFailure, paint: screen.paint }),
+  );
+  if (tally.differences > 0) return EXIT_CODES.different;
+  if (load.count.failed > 0) return EXIT_CODES.failed;
+  return isClean || isEnded ? EXIT_CODES.ok : EXIT_CODES.interrupted;
+}
+
+/** Clone and follow in the background; verify, again and again. Returns whether it ended by itself. */
+async function shadowUnderLoad(act: {
+  run: Run;
+  clock: Clock;
+  stage: Stage;
+  load: ShopLoad;
+  tally: Tally;
+  once: boolean;
+}): Promise<boolean> {
+  const { run, clock, stage, load, tally, once } = act;
+  const over = new AbortController();
+  const signal = AbortSignal.any([run.signal, over.signal]);
+  const deps = { log: run.log, clock, signal };
+  const inStep = Promise.withResolvers<void>();
+  const common = {
+    source: stage.production.endpoint,
+    target: stage.shadow.endpoint,
+    selection: EVERYTHING,
+    jobs: JOBS,
+  };
+  const clone = cloneShadow(
+    {
+      ...deps,
+      report: (event) => {
+        run.screen.report(event);
+        if (event.type === 'phaseStarted' && event.phase === 'following') inStep.resolve();
+      },
+    },
+    {
+      ...common,
+      isFollowed: true,
+      spoolDirectory: stage.spoolDirectory,
+      sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
+      untilLsn: undefined,
+    },
+  );
+  const verifyOnAndOn = async (): Promise<boolean> => {
+    await inStep.promise;
+    for (;;) {
+      tally.differences += await verifyShadow(
+        { ...deps, report: run.screen.report },
+        { ...common, isFull: false, isRepair: false },
+      );
+      tally.verifications += 1;
+      if (once || tally.differences > 0) return true;
+      await clock.sleep(REVERIFY_MS, signal);
+    }
+  };
+  const ticker = reportLoad({ run, clock, load, signal });
+  try {
+    // A clone that ends by itself has failed or was stopped: nothing is left to verify against.
+    return await Promise.race([verifyOnAndOn(), clone.then(() => false)]);
+  } catch (error) {
+    if (run.signal.aborted) return false;
+    throw error;
+  } finally {
+    over.abort();
+    await Promise.allSettled([clone, ticker]);
+  }
+}
+
+async function reportLoad(act: {
+  run: Run;
+  clock: Clock;
+  load: ShopLoad;
+  signal: AbortSignal;
+}): Promise<void> {
+  while (!act.signal.aborted) {
+    const { transactions, rolledBack, failed } = act.load.count;
+    act.run.screen.report({ type: 'loadProgress', transactions, rolledBack, failed });
+    await act.clock.sleep(LOAD_REPORT_MS, act.signal).catch(() => undefined);
+  }
+}
