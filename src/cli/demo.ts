@@ -22,7 +22,12 @@ export function demoCommand(shell: Shell, finish: (exitCode: number) => void) {
     .action(async (options) => {
       const exitCode = await runCommand(
         shell,
-        { ...options, title: 'understudy demo', afterInterrupt: undefined },
+        {
+          ...options,
+          title: 'understudy demo',
+          afterInterrupt: 'the servers are gone and nothing is left of them.',
+          isEndedByInterrupt: true,
+        },
         async (run) => runDemo(run, shell.clock, { once: options.once === true }),
       );
       finish(exitCode);

@@ -19,8 +19,10 @@ export type RunOptions = {
   readonly title: string;
   readonly json?: true;
   readonly logLevel?: LogLevel;
-  /** What an interrupt leaves and what to do next; undefined where it is how the command ends. */
-  readonly afterInterrupt: string | undefined;
+  /** What an interrupt leaves and what to do next. */
+  readonly afterInterrupt: string;
+  /** For a command that runs until it is stopped and judges that itself. */
+  readonly isEndedByInterrupt?: true;
 };
 
 /**
@@ -41,7 +43,7 @@ export async function runCommand(shell: Shell, options: RunOptions, work: Work):
   try {
     const exitCode = await work({ screen, log, signal: shell.signal });
     if (!shell.signal.aborted || exitCode !== EXIT_CODES.ok) return exitCode;
-    if (options.afterInterrupt === undefined) return exitCode;
+    if (options.isEndedByInterrupt === true) return exitCode;
   } catch (error) {
     if (!shell.signal.aborted || !isStopping(error)) throw error;
   } finally {
@@ -60,7 +62,7 @@ function isStopping(error: unknown): boolean {
 function printInterrupted(shell: Shell, options: RunOptions): void {
   const { reason } = shell.signal;
   if (reason instanceof Interrupted && reason.by === 'output closed') return;
-  const hint = options.afterInterrupt ?? '';
+  const hint = options.afterInterrupt;
   if (options.json === true) {
     const time = new Date(shell.clock.now()).toISOString();
     const line: Interruption = { type: 'interrupted', hint };

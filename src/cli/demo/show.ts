@@ -36,7 +36,7 @@ export async function runDemo(
     screen.print({ type: 'serverStarted', role, version, url }, []);
   }
   const builtMs = clock.now();
-  const shop = await buildShop(stage.production.endpoint);
+  const shop = await buildShop(stage.production.endpoint, run.signal);
   const elapsedMs = clock.now() - builtMs;
   screen.print({ type: 'shopLoaded', ...shop, elapsedMs }, openingLines(stage, shop));
 

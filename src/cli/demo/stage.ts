@@ -91,10 +91,16 @@ async function createDatabase(server: EmbeddedPostgres): Promise<StageServer> {
   };
 }
 
-/** Build the shop; how many tables and rows it has. */
-export async function buildShop(endpoint: Endpoint): Promise<{ tables: number; rows: number }> {
+/** Build the shop; how many tables and rows it has. An abort takes effect between two scripts. */
+export async function buildShop(
+  endpoint: Endpoint,
+  signal: AbortSignal,
+): Promise<{ tables: number; rows: number }> {
   await using session = await openSession(endpoint, { applicationName: 'understudy demo' });
-  for (const script of [SHOP_TABLES, SHOP_DATA, SHOP_CONSTRAINTS]) await session.query(script);
+  for (const script of [SHOP_TABLES, SHOP_DATA, SHOP_CONSTRAINTS]) {
+    signal.throwIfAborted();
+    await session.query(script);
+  }
   const [row] = await session.query(
     `SELECT count(*) AS tables, sum(reltuples)::bigint AS rows FROM pg_class
      WHERE relkind = 'r' AND relnamespace::regnamespace::text IN ('shop', 'stock', 'crm', '"Reporting"')`,
