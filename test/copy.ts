@@ -6,6 +6,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import { lsn, parseLsn } from '#src/core/lsn.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
+import type { Table } from '#src/core/table.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
@@ -21,6 +22,8 @@ export const SHADOW_ID = 'c0ffee01';
 export type CopyJob = {
   readonly source: Endpoint;
   readonly target: Endpoint;
+  /** Every table, when undefined. */
+  readonly tables?: readonly Table[];
   readonly jobs?: number;
   readonly partBytes?: number;
   readonly failpoints?: string;
@@ -48,7 +51,7 @@ export async function runCopy(
     readonly held?: readonly HeldSnapshot[];
     readonly report?: (event: ProgressEvent) => void;
     readonly signal?: AbortSignal;
-    readonly onSnapshot?: () => void;
+    readonly onSnapshot?: () => unknown;
   } = {},
 ): Promise<CopyResult> {
   await using source = await openSession(job.source, { applicationName: 'understudy test' });
@@ -58,11 +61,11 @@ export async function runCopy(
     source: job.source,
     target: job.target,
     shadowId: SHADOW_ID,
-    tables: await readTables(source, EVERYTHING),
+    tables: job.tables ?? (await readTables(source, EVERYTHING)),
     jobs: job.jobs ?? 2,
     held: hooks.held ?? [],
     takeSnapshot: async () => {
-      hooks.onSnapshot?.();
+      await hooks.onSnapshot?.();
       return takeSnapshot(job.source);
     },
     report: hooks.report ?? (() => undefined),

@@ -171,12 +171,14 @@ async function readSizes(
     await using source = await openSession(deps.source, {
       applicationName: `understudy ${deps.shadowId} copy`,
     });
-    return await source.query(
-      `SELECT c.oid, pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
-              pg_table_size(c.oid) AS bytes
-         FROM pg_class c WHERE c.oid = ANY ($1::oid[])`,
-      [tables.map((table) => String(table.oid))],
-    );
+    // The sizes wait for whoever holds a table exclusively.
+    const abort = (): void => void source[Symbol.asyncDispose]();
+    deps.signal.addEventListener('abort', abort, { once: true });
+    try {
+      return await source.query(SIZES_SQL, [tables.map((table) => String(table.oid))]);
+    } finally {
+      deps.signal.removeEventListener('abort', abort);
+    }
   });
   return new Map(
     rows.map((row) => [
@@ -185,3 +187,8 @@ async function readSizes(
     ]),
   );
 }
+
+const SIZES_SQL = `
+SELECT c.oid, pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
+       pg_table_size(c.oid) AS bytes
+  FROM pg_class c WHERE c.oid = ANY ($1::oid[])`;
