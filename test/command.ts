@@ -2,6 +2,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 
+import type { Endpoint } from '#src/core/endpoint.ts';
+
 const MAIN = join(import.meta.dirname, '../src/main.ts');
 
 export type Ended = {
@@ -74,4 +76,9 @@ export function parseLines(stdout: string): Record<string, unknown>[] {
     .trimEnd()
     .split('\n')
     .map((line) => JSON.parse(line));
+}
+
+export function urlOf(endpoint: Endpoint): string {
+  const { user, password, host, port, database } = endpoint;
+  return `postgres://${user}:${encodeURIComponent(password ?? '')}@${host}:${port}/${database}`;
 }

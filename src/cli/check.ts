@@ -1,10 +1,14 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { OperatorError } from '#src/lib/errors.ts';
+import { openSession } from '#src/db/postgres/session.ts';
+import { EXIT_CODES } from '#src/lib/errors.ts';
+import { runCheck } from '#src/shadow/check/run-check.ts';
 
-import { OPTIONS } from './options.ts';
+import { resolveOption } from './endpoints.ts';
+import { OPTIONS, selectionOf, SOURCE_WAL_BYTES_MAX } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
+import { printFindings } from './terminal/findings.ts';
 
 const EXAMPLE = `
 Example:
@@ -26,13 +30,31 @@ export function checkCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.logLevel)
     .addHelpText('after', EXAMPLE)
     .action(async (options) => {
-      const exitCode = await runCommand(
-        shell,
-        { ...options, title: 'understudy check', afterInterrupt: 'nothing was changed.' },
-        async () => {
-          throw new OperatorError('CONFIG_INVALID', 'check is not part of this version yet');
-        },
-      );
+      const runOptions = {
+        ...options,
+        title: 'understudy check',
+        afterInterrupt: 'nothing was changed.',
+        isAbandonedByInterrupt: true,
+      };
+      const exitCode = await runCommand(shell, runOptions, async (run) => {
+        const deps = { shell, run, config: options.config };
+        const applicationName = 'understudy check';
+        await using source = await openSession(resolveOption(options.source, deps), {
+          applicationName,
+        });
+        await using target = await openSession(resolveOption(options.target, deps), {
+          applicationName,
+        });
+        const result = await runCheck({
+          source,
+          target,
+          selection: selectionOf(options),
+          isFollowed: true,
+          sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
+        });
+        printFindings(run.screen, result);
+        return result.isRefused ? EXIT_CODES.refused : EXIT_CODES.ok;
+      });
       finish(exitCode);
     });
 }

@@ -1,5 +1,7 @@
 import { Option } from '@commander-js/extra-typings';
 
+import type { Selection } from '#src/core/selection.ts';
+
 import {
   integer,
   oneOf,
@@ -16,6 +18,9 @@ import {
  * Every option of every command: flag, meaning, kind with unit and limits, default. Commands pick from
  * here, so that one flag means one thing everywhere and --help cannot differ from what is accepted.
  */
+
+/** Default of --max-source-wal. */
+export const SOURCE_WAL_BYTES_MAX = 10 * 2 ** 30;
 
 const JOBS = integer({ min: 1, max: 32 });
 const SOURCE_WAL = size({ min: '64MB', max: '100TB' });
@@ -61,7 +66,7 @@ export const OPTIONS = {
     'most WAL that the source may retain for us; beyond it the shadow is given up, not the source',
   )
     .argParser(one('--max-source-wal', SOURCE_WAL))
-    .default(10 * 2 ** 30, '10GB'),
+    .default(SOURCE_WAL_BYTES_MAX, '10GB'),
   untilLsn: new Option(
     '--until-lsn <lsn>',
     'with --follow: end once this position of the source is applied',
@@ -70,6 +75,14 @@ export const OPTIONS = {
   full: new Option('--full', 'read everything again, not only what changed since'),
   once: new Option('--once', 'end when the shadow has verified clean under load'),
 } as const;
+
+export function selectionOf(options: {
+  readonly schema: readonly string[];
+  readonly table: readonly string[];
+  readonly exclude: readonly string[];
+}): Selection {
+  return { schemas: options.schema, tables: options.table, exclude: options.exclude };
+}
 
 function one<T>(flag: string, kind: ValueKind<T>): (text: string) => T {
   return (text) => parseOption(flag, kind, text);

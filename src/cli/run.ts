@@ -22,7 +22,9 @@ export type RunOptions = {
   /** What an interrupt leaves and what to do next. */
   readonly afterInterrupt: string;
   /** For a command that runs until it is stopped and judges that itself. */
-  readonly isEndedByInterrupt?: true;
+  readonly isEndedByInterrupt?: boolean;
+  /** For a command that only reads: it has nothing to bring to an end, so nobody waits for it. */
+  readonly isAbandonedByInterrupt?: boolean;
 };
 
 /**
@@ -41,7 +43,10 @@ export async function runCommand(shell: Shell, options: RunOptions, work: Work):
   const isLive = options.json !== true && shell.stdout.isTTY === true;
   const log = createLogger(options.logLevel ?? (isLive ? 'silent' : 'warn'));
   try {
-    const exitCode = await work({ screen, log, signal: shell.signal });
+    const working = work({ screen, log, signal: shell.signal });
+    const exitCode = await (options.isAbandonedByInterrupt === true
+      ? Promise.race([working, rejectOnAbort(shell.signal)])
+      : working);
     if (!shell.signal.aborted || exitCode !== EXIT_CODES.ok) return exitCode;
     if (options.isEndedByInterrupt === true) return exitCode;
   } catch (error) {
@@ -51,6 +56,13 @@ export async function runCommand(shell: Shell, options: RunOptions, work: Work):
   }
   printInterrupted(shell, options);
   return EXIT_CODES.interrupted;
+}
+
+async function rejectOnAbort(signal: AbortSignal): Promise<never> {
+  signal.throwIfAborted();
+  return new Promise((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
 }
 
 /** The ways in which "stop" comes back out of the work: the abort itself, or a connection closed under it. */

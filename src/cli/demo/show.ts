@@ -1,4 +1,5 @@
 import { cloneShadow } from '#src/cli/clone-shadow.ts';
+import { SOURCE_WAL_BYTES_MAX } from '#src/cli/options.ts';
 import type { Run } from '#src/cli/run.ts';
 import { verifyShadow } from '#src/cli/verify-shadow.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
@@ -13,7 +14,6 @@ import { buildShop, setStage, type Stage } from './stage.ts';
 const REVERIFY_MS = 15_000;
 const LOAD_REPORT_MS = 500;
 const JOBS = 2;
-const SOURCE_WAL_BYTES_MAX = 10 * 2 ** 30;
 
 /** What the verifications under load have found. */
 type Tally = { verifications: number; differences: number };

@@ -1,7 +1,8 @@
-import type { Finding, Fix, Severity } from '#src/shadow/check/finding.ts';
+import type { CheckResult, Finding, Fix, Severity } from '#src/shadow/check/finding.ts';
 
 import { formatPlural, printable, wrap } from './format.ts';
 import type { Paint, Style } from './paint.ts';
+import type { Screen } from './screen.ts';
 
 const HEADINGS: Readonly<Record<Severity, readonly [Style, string]>> = {
   refuse: ['red', 'Refused: a shadow cannot be made before this is mended'],
@@ -15,6 +16,23 @@ const FIX_TITLES: Readonly<Record<Fix['runOn'], string>> = {
   command: 'fix, on the command line:',
   operator: 'fix:',
 };
+
+/** Print what `check` has found, and whether a shadow can be made. */
+export function printFindings(screen: Screen, { findings, tables }: CheckResult): void {
+  // One line of text for all, since people read them in groups; one line of JSON for each.
+  if (screen.isJson) {
+    for (const finding of findings) {
+      screen.print({ type: 'finding', ...finding, fix: finding.fix ?? null }, []);
+    }
+  }
+  const [refusals, warnings] = (['refuse', 'warn'] as const).map(
+    (severity) => findings.filter((finding) => finding.severity === severity).length,
+  );
+  screen.print(
+    { type: 'checked', tables: tables.length, refusals: refusals ?? 0, warnings: warnings ?? 0 },
+    [...findingLines(findings, screen), checkedText(tables.length, findings)],
+  );
+}
 
 /** Findings for people, the worst first: what, why, and SQL that can be run as it is printed. */
 export function findingLines(
