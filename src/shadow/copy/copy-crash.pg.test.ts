@@ -75,8 +75,8 @@ async function waitUntil(fact: () => Promise<boolean>): Promise<void> {
 
 async function lockWaits(source: Session): Promise<number> {
   const [row] = await source.query(
-    `SELECT count(*) AS n FROM pg_stat_activity
-      WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+    `SELECT count(*) AS n FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+      WHERE NOT l.granted AND d.datname = current_database()`,
   );
   return Number(row?.['n']);
 }
