@@ -17,9 +17,13 @@ export type CheckContext = {
   readonly relations: SelectedRelations;
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
+  readonly ages: TransactionAges;
   /** The shadow of this source and selection that the target has already. */
   readonly resumedShadowId: string | undefined;
 };
+
+/** How old a write transaction of the source may be before it is an obstacle to a new slot. */
+export type TransactionAges = { readonly openSMax: number; readonly preparedSMax: number };
 
 export type CheckGroup = (context: CheckContext) => Promise<readonly Finding[]>;
 

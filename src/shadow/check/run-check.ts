@@ -4,7 +4,7 @@ import { readServer, type Server } from '#src/db/postgres/server.ts';
 import type { Session } from '#src/db/postgres/session.ts';
 
 import { checkAccess } from './access.ts';
-import type { CheckContext, CheckGroup } from './context.ts';
+import type { CheckContext, CheckGroup, TransactionAges } from './context.ts';
 import type { CheckResult, Finding, Severity } from './finding.ts';
 import { checkPublication } from './publication-proof.ts';
 import { checkSchemaCarry } from './schema-carry.ts';
@@ -19,7 +19,11 @@ export type CheckOptions = {
   /** Whether changes are to be followed after the copy; without it neither slot nor publication is needed. */
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
+  readonly ages?: TransactionAges;
 };
+
+/** A transaction manager prepares and commits within moments; an older one was left behind. */
+const AGES: TransactionAges = { openSMax: 10, preparedSMax: 60 };
 
 /**
  * Find what would keep a shadow from working, or from being exact. Changes nothing on either side
@@ -61,7 +65,7 @@ async function readContext(options: CheckOptions): Promise<CheckContext> {
   const relations = await readRelations(source, selection);
   const targetServer = await readServer(target);
   const resumedShadowId = await readResumedShadow(target, sourceServer, selection);
-  return { ...options, sourceServer, targetServer, relations, resumedShadowId };
+  return { ages: AGES, ...options, sourceServer, targetServer, relations, resumedShadowId };
 }
 
 /** The shadow of exactly this dataset that the target has already: its tables are no obstacle to itself. */

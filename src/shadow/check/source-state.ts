@@ -6,9 +6,6 @@ import type { Finding } from './finding.ts';
 
 /** One slot for the shadow and one for a verification; a resumed shadow has the first already. */
 const SLOTS_NEEDED = 2;
-const TRANSACTION_AGE_S_MAX = 10;
-/** A transaction manager prepares and commits within moments; an older one was left behind. */
-const PREPARED_AGE_S_MAX = 60;
 const SENDER_TIMEOUT_MS_MIN = 10_000;
 const DECODING_BYTES_MIN = 64 * 1024 * 1024;
 
@@ -56,7 +53,7 @@ function checkDatabase({ sourceServer, isFollowed }: CheckContext): readonly Fin
         object,
         'transactions are read-only by default, so no publication can be made',
         onSource(
-          `ALTER ROLE ${quoteIdentifier(sourceServer.role.name)} IN DATABASE ${quoteIdentifier(database.name)} SET default_transaction_read_only = off`,
+          `BEGIN READ WRITE; ALTER ROLE ${quoteIdentifier(sourceServer.role.name)} IN DATABASE ${quoteIdentifier(database.name)} SET default_transaction_read_only = off; COMMIT`,
         ),
       ),
     );
@@ -159,10 +156,11 @@ SELECT gid, database, extract(epoch FROM now() - prepared)::bigint AS age_s
 
 async function checkPrepared({
   source,
+  ages,
   resumedShadowId,
 }: CheckContext): Promise<readonly Finding[]> {
   if (resumedShadowId !== undefined) return [];
-  const rows = await source.query(PREPARED_SQL, [PREPARED_AGE_S_MAX]);
+  const rows = await source.query(PREPARED_SQL, [ages.preparedSMax]);
   return rows.map((row) => {
     const gid = quoteLiteral(field(row, 'gid')).trim();
     return finding(
@@ -182,9 +180,9 @@ SELECT pid, datname, usename, extract(epoch FROM now() - xact_start)::bigint AS 
  ORDER BY xact_start`;
 
 async function checkTransactions(context: CheckContext): Promise<readonly Finding[]> {
-  const { source, sourceServer, resumedShadowId } = context;
+  const { source, sourceServer, ages, resumedShadowId } = context;
   if (resumedShadowId !== undefined) return [];
-  const rows = await source.query(TRANSACTIONS_SQL, [TRANSACTION_AGE_S_MAX]);
+  const rows = await source.query(TRANSACTIONS_SQL, [ages.openSMax]);
   const findings = rows.map((row) =>
     finding(
       'long-transaction',

@@ -9,11 +9,10 @@ import { checkExistingObjects } from './target-objects.ts';
 
 /** Whether the target can be written to, by us and only by us. */
 export async function checkTarget(context: CheckContext): Promise<readonly Finding[]> {
-  const writable = checkWritable(context);
   return [
-    ...writable,
+    ...checkWritable(context),
     ...(await checkSchemaRights(context)),
-    ...(writable.length === 0 ? await checkReplicaRole(context) : []),
+    ...(await checkReplicaRole(context)),
     ...(context.isFollowed ? await checkOrigin(context) : []),
     ...(await checkExistingObjects(context)),
     ...(await checkSessions(context)),
@@ -55,7 +54,7 @@ function checkWritable({ targetServer }: CheckContext): readonly Finding[] {
         `database ${databaseSql}`,
         'transactions are read-only by default',
         onTarget(
-          `ALTER ROLE ${roleSql} IN DATABASE ${databaseSql} SET default_transaction_read_only = off`,
+          `BEGIN READ WRITE; ALTER ROLE ${roleSql} IN DATABASE ${databaseSql} SET default_transaction_read_only = off; COMMIT`,
         ),
       ),
     );
