@@ -15,6 +15,8 @@ export type Ended = {
 export type RunningCommand = AsyncDisposable & {
   readonly processId: number;
   readonly kill: (signal: NodeJS.Signals) => void;
+  /** As `| head` does when it has seen enough. */
+  readonly closeOutput: () => void;
   /** Waits for a text on standard output; throws when the command ends without it. */
   readonly waitFor: (text: string | RegExp) => Promise<string>;
   readonly ended: Promise<Ended>;
@@ -41,6 +43,7 @@ export function startCommand(
   return {
     processId: child.pid ?? 0,
     kill: (signal) => void child.kill(signal),
+    closeOutput: () => void child.stdout.destroy(),
     waitFor: async (text) => {
       const found = Promise.withResolvers<string>();
       const look = (): void => {

@@ -46,3 +46,17 @@ test('with --json an interrupt is one line', async () => {
     { type: 'interrupted', hint: 'nothing was changed.', time: expect.any(String) },
   ]);
 });
+
+test('a reader that leaves ends the command without a word', async () => {
+  using server = await listenSilently();
+  await using check = startCommand(['check', '--source', server.url, '--target', server.url]);
+  await server.connected;
+  check.closeOutput();
+  check.kill('SIGINT');
+  expect((await check.ended).code).toBe(130);
+
+  await using help = startCommand(['--help']);
+  help.closeOutput();
+  const { stderr } = await help.ended;
+  expect(stderr).toBe('');
+});
