@@ -1,0 +1,260 @@
+import { OperatorError } from '#src/lib/errors.ts';
+
+import { columnOffsets, nextColumn, readRowTuples, skipTuple, TAG, VALUE } from './pgoutput.ts';
+
+/**
+ * A batch of row changes, compacted by key: what the rows of each table become in the end.
+ *
+ *     earlier \ later |  insert   update            delete
+ *     nothing         |  insert   update            delete
+ *     insert          |  –        insert, merged    nothing
+ *     update          |  –        update, merged    delete
+ *     delete          |  update   –                 –
+ *
+ * `–` cannot happen in a stream that keeps its keys unique. Merging fills an unchanged TOAST value from
+ * the earlier image, so that it is never lost (trap 11). A change of the key is an update by the old
+ * key and keeps its place: what came before is one step, it is a step of its own, what follows is
+ * another. A TRUNCATE likewise.
+ *
+ * Tuples are not copied: an entry is a buffer and an offset, and the buffers live as long as the batch.
+ * The changes are also kept in their order, for the replay that a unique hazard needs.
+ */
+
+/** What a batch needs to know of a table: where its key is among the columns of the stream. */
+export type KeyedTable = {
+  /** pg_class.oid on the source. */
+  readonly oid: number;
+  /** Indexes of the key columns, ascending. */
+  readonly keyIndexes: readonly number[];
+};
+
+/** A change as it came: offsets of the old key (or row) and of the new row, -1 where there is none. */
+export type RowChange<T> = {
+  readonly tag: number;
+  readonly table: T;
+  readonly bytes: Buffer;
+  readonly before: number;
+  readonly after: number;
+};
+
+export type Truncation<T> = {
+  readonly tag: typeof TAG.truncate;
+  readonly tables: readonly T[];
+};
+
+export type Step<T extends KeyedTable> =
+  | { readonly kind: 'net'; readonly tables: ReadonlyMap<number, NetChanges<T>> }
+  | { readonly kind: 'exact'; readonly changes: readonly RowChange<T>[] }
+  | { readonly kind: 'truncate'; readonly tables: readonly T[] };
+
+export type NetKind = 'insert' | 'update' | 'delete';
+
+/** An entry: for insert and update the new row, for delete a tuple that holds the key. */
+export type NetEntry = {
+  readonly kind: NetKind;
+  readonly bytes: Buffer;
+  readonly at: number;
+  /** Columns (ascending, joined by commas) whose value is not known and must stay as it is. */
+  readonly unchanged: string;
+};
+
+/** The net changes of one table: at most one entry a key. */
+export class NetChanges<T extends KeyedTable> {
+  readonly table: T;
+  readonly #entries = new Map<string, NetEntry>();
+
+  constructor(table: T) {
+    this.table = table;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  entries(): IterableIterator<NetEntry> {
+    return this.#entries.values();
+  }
+
+  insert(key: string, bytes: Buffer, at: number): void {
+    const earlier = this.#entries.get(key);
+    if (earlier !== undefined && earlier.kind !== 'delete') throw impossible(this.table, 'insert');
+    // Deleted and inserted again: the row exists on the target, and every column is known.
+    const kind = earlier === undefined ? 'insert' : 'update';
+    this.#entries.set(key, { kind, bytes, at, unchanged: '' });
+  }
+
+  update(key: string, bytes: Buffer, at: number): void {
+    const earlier = this.#entries.get(key);
+    if (earlier?.kind === 'delete') throw impossible(this.table, 'update');
+    const unchanged = unchangedColumns(bytes, at);
+    if (earlier === undefined) {
+      this.#entries.set(key, { kind: 'update', bytes, at, unchanged });
+    } else if (unchanged === '') {
+      this.#entries.set(key, { kind: earlier.kind, bytes, at, unchanged });
+    } else {
+      const merged = mergeTuples({ bytes, at }, earlier);
+      const left = unchangedColumns(merged, 0);
+      this.#entries.set(key, { kind: earlier.kind, bytes: merged, at: 0, unchanged: left });
+    }
+  }
+
+  delete(key: string, bytes: Buffer, at: number): void {
+    const earlier = this.#entries.get(key);
+    if (earlier?.kind === 'delete') throw impossible(this.table, 'delete');
+    if (earlier?.kind === 'insert') this.#entries.delete(key);
+    else this.#entries.set(key, { kind: 'delete', bytes, at, unchanged: '' });
+  }
+}
+
+export class ChangeBatch<T extends KeyedTable> {
+  readonly #steps: Step<T>[] = [];
+  readonly #history: (RowChange<T> | Truncation<T>)[] = [];
+  #net: Map<number, NetChanges<T>> | undefined;
+  #moves: RowChange<T>[] = [];
+  #rows = 0;
+  #bytes = 0;
+
+  /** Changes taken in, before compaction. */
+  get rows(): number {
+    return this.#rows;
+  }
+
+  /** Message bytes taken in. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** In this order, the steps give what the history gives. */
+  get steps(): readonly Step<T>[] {
+    return this.#steps;
+  }
+
+  /** Every change in the order of the source. */
+  get history(): readonly (RowChange<T> | Truncation<T>)[] {
+    return this.#history;
+  }
+
+  /** I, U or D: `body` is the offset of the relation's OID, `end` the end of the message. */
+  addRow(table: T, message: { tag: number; bytes: Buffer; body: number; end: number }): void {
+    const { tag, body, end } = message;
+    const tuples = readRowTuples(tag, message.bytes, body);
+    const change = withKey({ tag, table, bytes: message.bytes, ...tuples });
+    const { bytes, before, after } = change;
+    this.#history.push(change);
+    this.#rows += 1;
+    this.#bytes += end - body;
+
+    if (tag === TAG.insert) {
+      this.#changesOf(table).insert(keyOf(table, bytes, after), bytes, after);
+    } else if (tag === TAG.delete) {
+      this.#changesOf(table).delete(keyOf(table, bytes, before), bytes, before);
+    } else if (before >= 0 && changesKey(table, bytes, before, after)) {
+      this.#exact(change);
+    } else {
+      this.#changesOf(table).update(keyOf(table, bytes, after), bytes, after);
+    }
+  }
+
+  addTruncate(tables: readonly T[]): void {
+    this.#history.push({ tag: TAG.truncate, tables });
+    this.#net = undefined;
+    this.#steps.push({ kind: 'truncate', tables });
+    this.#rows += 1;
+  }
+
+  #changesOf(table: T): NetChanges<T> {
+    if (this.#net === undefined) {
+      this.#net = new Map();
+      this.#steps.push({ kind: 'net', tables: this.#net });
+    }
+    let changes = this.#net.get(table.oid);
+    if (changes === undefined) {
+      changes = new NetChanges(table);
+      this.#net.set(table.oid, changes);
+    }
+    return changes;
+  }
+
+  #exact(change: RowChange<T>): void {
+    this.#net = undefined;
+    if (this.#steps.at(-1)?.kind !== 'exact') {
+      this.#moves = [];
+      this.#steps.push({ kind: 'exact', changes: this.#moves });
+    }
+    this.#moves.push(change);
+  }
+}
+
+/** The key's bytes as a string fit for a Map; equal iff every key column has the same bytes. */
+export function keyOf(table: KeyedTable, bytes: Buffer, at: number): string {
+  const offsets = columnOffsets(bytes, at, table.keyIndexes);
+  let key = '';
+  for (const offset of offsets) {
+    const kind = bytes[offset];
+    if (kind !== VALUE.text && kind !== VALUE.binary) throw impossible(table, 'key without value');
+    // The length in front keeps ('a', 'bc') and ('ab', 'c') apart.
+    key += bytes.toString('latin1', offset + 1, nextColumn(bytes, offset));
+  }
+  return key;
+}
+
+/**
+ * The change with a whole key in its new row. A key value that is kept out of line and was not touched
+ * is `unchanged` there; the old key then carries it, and nothing but the key may be taken from it.
+ */
+function withKey<T extends KeyedTable>(change: RowChange<T>): RowChange<T> {
+  const { table, bytes, before, after } = change;
+  if (before < 0 || after < 0) return change;
+  const isUnchanged = (offset: number): boolean => bytes[offset] === VALUE.unchanged;
+  if (!columnOffsets(bytes, after, table.keyIndexes).some(isUnchanged)) return change;
+  const old = bytes.subarray(before, skipTuple(bytes, before));
+  const current = mergeTuples({ bytes, at: after }, { bytes, at: before }, table.keyIndexes);
+  return { ...change, bytes: Buffer.concat([old, current]), before: 0, after: old.length };
+}
+
+/** Whether an update that carries its old key really moves the row to another one. */
+function changesKey(table: KeyedTable, bytes: Buffer, before: number, after: number): boolean {
+  return keyOf(table, bytes, before) !== keyOf(table, bytes, after);
+}
+
+/** The indexes of unchanged TOAST values in the tuple at `at`, such as `2,5`; usually none. */
+export function unchangedColumns(bytes: Buffer, at: number): string {
+  const columns = bytes.readUInt16BE(at);
+  let found = '';
+  let next = at + 2;
+  for (let i = 0; i < columns; i++) {
+    if (bytes[next] === VALUE.unchanged) found += found === '' ? `${i}` : `,${i}`;
+    next = nextColumn(bytes, next);
+  }
+  return found;
+}
+
+type Tuple = { readonly bytes: Buffer; readonly at: number };
+
+/** The later tuple, with its unchanged values (of `only` these columns) taken from the earlier one. */
+function mergeTuples(later: Tuple, earlier: Tuple, only?: readonly number[]): Buffer {
+  const columns = later.bytes.readUInt16BE(later.at);
+  const parts = [later.bytes.subarray(later.at, later.at + 2)];
+  let next = later.at + 2;
+  let old = earlier.at + 2;
+  for (let i = 0; i < columns; i++) {
+    const nextEnd = nextColumn(later.bytes, next);
+    const oldEnd = nextColumn(earlier.bytes, old);
+    parts.push(
+      later.bytes[next] === VALUE.unchanged && (only === undefined || only.includes(i))
+        ? earlier.bytes.subarray(old, oldEnd)
+        : later.bytes.subarray(next, nextEnd),
+    );
+    next = nextEnd;
+    old = oldEnd;
+  }
+  return Buffer.concat(parts);
+}
+
+function impossible(table: KeyedTable, what: string): OperatorError {
+  return new OperatorError(
+    'PROTOCOL_VIOLATION',
+    `the change stream of relation ${table.oid} contradicts itself: ${what}`,
+    { detail: { relation: table.oid } },
+  );
+}
