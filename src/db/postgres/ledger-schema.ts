@@ -59,6 +59,11 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   source_bytes  bigint NOT NULL DEFAULT 0,
   rows          bigint NOT NULL DEFAULT 0,
   bytes         bigint NOT NULL DEFAULT 0,
+  -- What the changes of this table must look like: key columns, and [{name, typeOid}] as streamed.
+  key_columns   text[] NOT NULL DEFAULT '{}',
+  columns       jsonb NOT NULL DEFAULT '[]',
+  stop_lsn      pg_lsn,
+  stop_message  text,
   PRIMARY KEY (shadow_id, source_oid)
 );
 

@@ -1,0 +1,298 @@
+import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import { quoteLiteral, quoteTable } from '#src/core/table.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import { ArrayParameters } from '#src/wire/postgres/apply-encoder.ts';
+import {
+  BACKEND,
+  decodeCommandComplete,
+  decodeDataRow,
+  decodeServerMessage,
+  rowsOfCommandTag,
+  type ServerMessage,
+} from '#src/wire/postgres/backend.ts';
+import type { ChangeBatch } from '#src/wire/postgres/change-batch.ts';
+import { FrameWalker } from '#src/wire/postgres/frame.ts';
+import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
+import { TAG } from '#src/wire/postgres/pgoutput.ts';
+
+import { ApplyPipeline, type Expectation, PREPARED_MAX } from './apply-pipeline.ts';
+import type { ApplyTable } from './apply-table.ts';
+import type { WireConnection } from './wire-connection.ts';
+
+/**
+ * The target's side of following: one connection, one transaction at a time.
+ *
+ *     apply(batch) … apply(batch), commit(end)      each a round trip; the next batch is decoded meanwhile
+ *
+ * A transaction begins with the lease (its epoch is read FOR SHARE, trap 20) and ends with the progress
+ * (the replication origin's, or a row of understudy.progress), so rows and progress cannot part (I3).
+ * Each batch runs behind a savepoint. Affected rows are checked before the commit is sent (trap 12). A
+ * unique violation may only come from the compaction: the batch is replayed in the exact order of the
+ * source; what fails then is real, and is reported as TABLE_DIVERGED with the table in `detail`.
+ */
+
+const SAVEPOINT = 'SAVEPOINT understudy';
+const ROLL_BACK_BATCH = 'ROLLBACK TO SAVEPOINT understudy';
+
+/** Bytes sent before the answers of an exact replay are awaited. */
+const REPLAY_BYTES = 1024 * 1024;
+
+/** A pipeline's memory is used again unless one huge row made it grow. */
+const WRITER_BYTES_KEPT = 32 * 1024 * 1024;
+
+/** unique_violation and exclusion_violation: the two that an order can cause. */
+const ORDER_SQLSTATES = new Set(['23505', '23P01']);
+/** Classes in which the server refuses a row of a table, not us: data, constraints, the table's shape. */
+const TABLE_CLASSES = new Set(['22', '23', '42', '44']);
+
+/** Where progress is kept: see `ledger-schema.ts`. */
+export type ProgressKind = { readonly kind: 'origin' } | { readonly kind: 'table' };
+
+export type ApplyCommit = {
+  readonly endLsn: Lsn;
+  /** Milliseconds since the Unix epoch, of the last source transaction. */
+  readonly commitTimeMs: number;
+  /** Statements to run in the same transaction, such as dirty marks. */
+  readonly statements: readonly string[];
+};
+
+export class ApplySession {
+  readonly #connection: WireConnection;
+  readonly #shadowId: string;
+  readonly #epoch: bigint;
+  readonly #progress: ProgressKind;
+  readonly #prepared = new Map<string, string>();
+  readonly #arrays = new ArrayParameters(() => new MessageWriter(4096));
+  readonly #walker = new FrameWalker();
+  #writer = new MessageWriter();
+  #inTransaction = false;
+  #hasSavepoint = false;
+
+  constructor(options: {
+    readonly connection: WireConnection;
+    readonly shadowId: string;
+    readonly epoch: bigint;
+    readonly progress: ProgressKind;
+  }) {
+    this.#connection = options.connection;
+    this.#shadowId = options.shadowId;
+    this.#epoch = options.epoch;
+    this.#progress = options.progress;
+  }
+
+  /** Apply a batch in the open transaction, or in a new one. */
+  async apply(batch: ChangeBatch<ApplyTable>): Promise<void> {
+    if (this.#prepared.size > PREPARED_MAX) await this.#forgetStatements();
+    try {
+      await this.#applyNet(batch);
+    } catch (error) {
+      if (!(error instanceof RefusedStatement)) throw error;
+      if (!ORDER_SQLSTATES.has(error.server.code)) throw error.toOperatorError();
+      await this.#query(ROLL_BACK_BATCH);
+      await this.#forgetStatements();
+      await this.#applyExact(batch);
+    }
+  }
+
+  /** Commit everything that was applied, together with the progress. Without changes it records progress only. */
+  async commit(commit: ApplyCommit): Promise<void> {
+    const pipeline = this.#pipeline();
+    this.#begin(pipeline);
+    for (const statement of commit.statements) pipeline.query(statement, 1);
+    pipeline.query(`${this.#progressStatement(commit)}; COMMIT`, 2);
+    await this.#run(pipeline).catch(asOperatorError);
+    this.#inTransaction = false;
+    this.#hasSavepoint = false;
+  }
+
+  async rollback(): Promise<void> {
+    if (!this.#inTransaction) return;
+    this.#inTransaction = false;
+    this.#hasSavepoint = false;
+    await this.#query('ROLLBACK');
+    await this.#forgetStatements();
+  }
+
+  async #applyNet(batch: ChangeBatch<ApplyTable>): Promise<void> {
+    let pipeline = this.#pipeline();
+    this.#begin(pipeline);
+    this.#savepoint(pipeline);
+    for (const step of batch.steps) {
+      if (step.kind === 'net') {
+        for (const changes of step.tables.values()) pipeline.net(changes);
+      } else if (step.kind === 'exact') {
+        for (const change of step.changes) pipeline.row(change);
+      } else {
+        await this.#run(pipeline);
+        await this.#truncate(step.tables);
+        pipeline = this.#pipeline();
+      }
+    }
+    await this.#run(pipeline);
+  }
+
+  async #applyExact(batch: ChangeBatch<ApplyTable>): Promise<void> {
+    let pipeline = this.#pipeline();
+    for (const change of batch.history) {
+      if (change.tag === TAG.truncate && 'tables' in change) {
+        await this.#run(pipeline).catch(asOperatorError);
+        await this.#truncate(change.tables);
+        pipeline = this.#pipeline();
+      } else if ('table' in change) {
+        pipeline.row(change);
+        if (pipeline.bytes < REPLAY_BYTES) continue;
+        await this.#run(pipeline).catch(asOperatorError);
+        pipeline = this.#pipeline();
+      }
+    }
+    await this.#run(pipeline).catch(asOperatorError);
+  }
+
+  /**
+   * TRUNCATE refuses tables that others refer to by foreign key, even when those are empty or not in the
+   * dataset; deleting every row is the same under session_replication_role=replica.
+   */
+  async #truncate(tables: readonly ApplyTable[]): Promise<void> {
+    if (tables.length === 0) return;
+    const names = tables.map((table) => `${quoteLiteral(quoteTable(table.name))}::regclass`);
+    const list = `ARRAY[${names.join(', ')}]::oid[]`;
+    const rows = await this.#query(
+      `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f'
+         AND confrelid = ANY (${list}) AND conrelid <> ALL (${list}))::text`,
+    );
+    if (rows[0]?.[0] === 'true') {
+      for (const { name } of tables) await this.#query(`DELETE FROM ONLY ${quoteTable(name)}`);
+    } else {
+      const only = tables.map(({ name }) => `ONLY ${quoteTable(name)}`);
+      await this.#query(`TRUNCATE ${only.join(', ')}`);
+    }
+  }
+
+  #pipeline(): ApplyPipeline {
+    if (this.#writer.length > WRITER_BYTES_KEPT) this.#writer = new MessageWriter();
+    this.#writer.reset();
+    return new ApplyPipeline(this.#writer, this.#prepared, this.#arrays);
+  }
+
+  #begin(pipeline: ApplyPipeline): void {
+    if (this.#inTransaction) return;
+    this.#inTransaction = true;
+    const lease = `SELECT epoch FROM understudy.lease WHERE shadow_id = ${quoteLiteral(this.#shadowId)} FOR SHARE`;
+    pipeline.query(`BEGIN; ${lease}`, 2);
+    pipeline.checksLease = true;
+  }
+
+  #savepoint(pipeline: ApplyPipeline): void {
+    if (this.#hasSavepoint) pipeline.query(`RELEASE ${SAVEPOINT}; ${SAVEPOINT}`, 2);
+    else pipeline.query(SAVEPOINT, 1);
+    this.#hasSavepoint = true;
+  }
+
+  #progressStatement({ endLsn, commitTimeMs }: ApplyCommit): string {
+    const position = `'${formatLsn(endLsn)}'::pg_lsn`;
+    if (this.#progress.kind === 'origin') {
+      const time = quoteLiteral(new Date(commitTimeMs).toISOString());
+      return `SELECT pg_catalog.pg_replication_origin_xact_setup(${position}, ${time}::timestamptz)`;
+    }
+    return `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${quoteLiteral(this.#shadowId)}`;
+  }
+
+  async #forgetStatements(): Promise<void> {
+    this.#prepared.clear();
+    await this.#query('DEALLOCATE ALL');
+  }
+
+  /** A statement of ours between pipelines. Rows of its only result. */
+  async #query(sql: string): Promise<readonly (readonly (string | null)[])[]> {
+    const results = await this.#connection.query(sql);
+    return results.at(-1)?.rows ?? [];
+  }
+
+  /** Send the pipeline while its answers are read: a server that cannot answer stops reading. */
+  async #run(pipeline: ApplyPipeline): Promise<void> {
+    pipeline.sync();
+    if (pipeline.answers === 0) return;
+    const [outcome] = await Promise.all([
+      this.#receive(pipeline),
+      this.#connection.write(pipeline.take()),
+    ]);
+    const { error, rows, firstValue } = outcome;
+    if (error !== undefined) throw new RefusedStatement(error, pipeline.expectations[rows.length]);
+    if (pipeline.checksLease && firstValue !== String(this.#epoch)) {
+      throw new OperatorError('LEASE_LOST', `shadow ${this.#shadowId} has a newer runner`);
+    }
+    pipeline.expectations.forEach((expectation, i) => {
+      if (expectation === undefined || rows[i] === expectation.rows) return;
+      throw diverged(expectation.table, `${expectation.rows - (rows[i] ?? 0)} rows are missing`);
+    });
+  }
+
+  async #receive(pipeline: ApplyPipeline): Promise<{
+    error: ServerMessage | undefined;
+    rows: readonly number[];
+    firstValue: string | undefined;
+  }> {
+    const walker = this.#walker;
+    const rows: number[] = [];
+    let error: ServerMessage | undefined;
+    let firstValue: string | undefined;
+    for (let answers = 0; answers < pipeline.answers;) {
+      const chunk = await this.#connection.read();
+      if (chunk === undefined) {
+        throw new OperatorError('CONNECTION_LOST', 'the target closed the connection');
+      }
+      walker.feed(chunk);
+      while (walker.next()) {
+        if (walker.tag === BACKEND.readyForQuery) answers += 1;
+        else if (walker.tag === BACKEND.errorResponse) error ??= decodeServerMessage(walker);
+        else if (walker.tag === BACKEND.dataRow && firstValue === undefined) {
+          firstValue = decodeDataRow(walker)[0] ?? '';
+        } else if (walker.tag === BACKEND.commandComplete && error === undefined) {
+          rows.push(rowsOfCommandTag(decodeCommandComplete(walker)));
+        }
+      }
+    }
+    return { error, rows, firstValue };
+  }
+}
+
+/** A statement of a pipeline that the server refused; `expectation` says for which table. */
+class RefusedStatement extends Error {
+  readonly server: ServerMessage;
+  readonly expectation: Expectation;
+
+  constructor(server: ServerMessage, expectation: Expectation) {
+    super(server.code);
+    this.server = server;
+    this.expectation = expectation;
+  }
+
+  toOperatorError(): OperatorError {
+    const sqlstate = this.server.code;
+    const table = this.expectation?.table;
+    if (table !== undefined && TABLE_CLASSES.has(sqlstate.slice(0, 2))) {
+      const constraint = this.server.constraint;
+      const where = constraint === undefined ? '' : `, constraint ${constraint}`;
+      return diverged(table, `the target refused a row (SQLSTATE ${sqlstate}${where})`, sqlstate);
+    }
+    // Neither data nor constraint: the message names settings, locks or disks, never a row.
+    const isData = sqlstate.startsWith('22') || sqlstate.startsWith('23');
+    const code = sqlstate.startsWith('57') ? 'CONNECTION_LOST' : 'STATEMENT_FAILED';
+    return new OperatorError(
+      code,
+      `the target refused an apply statement: ${isData ? `SQLSTATE ${sqlstate}` : this.server.message}`,
+      { detail: { sqlstate } },
+    );
+  }
+}
+
+function asOperatorError(error: unknown): never {
+  throw error instanceof RefusedStatement ? error.toOperatorError() : error;
+}
+
+function diverged(table: ApplyTable, what: string, sqlstate = ''): OperatorError {
+  const name = `${table.name.schema}.${table.name.name}`;
+  return new OperatorError('TABLE_DIVERGED', `table ${name} differs from its source: ${what}`, {
+    detail: { relation: table.oid, table: name, sqlstate },
+  });
+}
