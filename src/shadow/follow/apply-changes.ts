@@ -1,0 +1,196 @@
+import type { Endpoint } from '#src/core/endpoint.ts';
+import { type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
+import type { Report } from '#src/core/progress.ts';
+import { ApplySession } from '#src/db/postgres/apply-session.ts';
+import { sqlstateOf } from '#src/db/postgres/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { readTargetColumns, tableKey } from '#src/db/postgres/target-columns.ts';
+import { openWireConnection, type WireConnection } from '#src/db/postgres/wire-connection.ts';
+import type { Clock } from '#src/lib/clock.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
+import type { Logger } from '#src/lib/log.ts';
+import { readProgress } from '#src/shadow/lease.ts';
+import { readRelationRecords, type ShadowRecord, stopRelation } from '#src/shadow/ledger.ts';
+import { readChunking } from '#src/shadow/verify/chunking.ts';
+import type { Spool } from '#src/stream/spool/spool.ts';
+
+import type { ApplyGate } from './apply-gate.ts';
+import { ApplyLoop } from './apply-loop.ts';
+import { type FollowedTable, followedTable } from './followed-table.ts';
+import type { LagMeter } from './monitor.ts';
+
+/**
+ * Runs the apply loop, and makes it again after what a new attempt can mend: each attempt has a new
+ * connection, reads progress and tables from the target and begins at that progress, so nothing that an
+ * attempt did not commit is left of it.
+ *
+ * A table that cannot follow any more is stopped in the ledger; the next attempt goes on without it
+ * (trap 19).
+ */
+export type ApplyChangesDeps = {
+  readonly target: Endpoint;
+  readonly shadow: ShadowRecord;
+  readonly epoch: bigint;
+  readonly spool: Spool;
+  readonly gate: ApplyGate;
+  readonly meter: LagMeter;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly report: Report;
+  readonly failpoints: Failpoints;
+};
+
+/** How long a lost target is waited for. */
+const GIVE_UP_MS = 60_000;
+const RETRY_FIRST_MS = 100;
+const RETRY_MAX_MS = 5_000;
+const ORIGIN_DEADLINE_MS = 30_000;
+
+const APPLY_SETTINGS = {
+  // Progress is in the same transaction, so a lost tail of commits is applied again, as the native worker does.
+  synchronous_commit: 'off',
+  // The plan of a set statement must not depend on the size of its first batch.
+  plan_cache_mode: 'force_generic_plan',
+  enable_seqscan: 'off',
+  enable_hashjoin: 'off',
+  enable_mergejoin: 'off',
+};
+
+/** Apply until aborted, or until it cannot go on. */
+export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
+  const { clock, log, meter } = deps;
+  let retryMs = RETRY_FIRST_MS;
+  let workedAtMs = clock.now();
+  let appliedLsn = meter.appliedLsn;
+  for (;;) {
+    try {
+      await attempt(deps, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (meter.appliedLsn > appliedLsn) {
+        appliedLsn = meter.appliedLsn;
+        workedAtMs = clock.now();
+        retryMs = RETRY_FIRST_MS;
+      }
+      if (await stopTable(deps, error)) continue;
+      if (!isTransient(error) || clock.now() - workedAtMs > GIVE_UP_MS) throw error;
+      const code = error instanceof OperatorError ? error.code : 'unknown';
+      log.warn({ code, retryMs }, 'applying was interrupted');
+      await clock.sleep(retryMs, signal);
+      retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
+    }
+  }
+}
+
+async function attempt(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
+  const { shadow, spool, meter, clock } = deps;
+  await using target = await openSession(deps.target, {
+    applicationName: `understudy ${shadow.shadowId}`,
+  });
+  await using connection = await openWireConnection(deps.target, {
+    applicationName: `understudy ${shadow.shadowId} apply`,
+    settings: APPLY_SETTINGS,
+  });
+  // By SET and not at startup, where a grant of the parameter does not count yet.
+  await connection.query('SET session_replication_role = replica');
+  if (shadow.originName !== undefined) {
+    await setupOrigin(connection, shadow.originName, clock, signal);
+  }
+  // Only now: whoever held the origin before has ended, and what it committed counts.
+  const start = shadow.consistentLsn ?? lsn(0n);
+  const applied = await readProgress(target, shadow, start);
+  meter.appliedLsn = applied;
+  const tables = await readTables(target, shadow);
+  await using reader = spool.reader(applied);
+  const session = new ApplySession({
+    connection,
+    shadowId: shadow.shadowId,
+    epoch: deps.epoch,
+    progress: { kind: shadow.originName === undefined ? 'table' : 'origin' },
+  });
+  const loop = new ApplyLoop(
+    {
+      shadowId: shadow.shadowId,
+      session,
+      reader,
+      tables,
+      gate: deps.gate,
+      clock,
+      failpoints: deps.failpoints,
+      onApplied: (done) => meter.applied(done, clock.now()),
+    },
+    applied,
+  );
+  await loop.run(signal);
+}
+
+async function readTables(
+  target: Session,
+  shadow: ShadowRecord,
+): Promise<ReadonlyMap<number, FollowedTable>> {
+  const records = await readRelationRecords(target, shadow.shadowId);
+  const columns = await readTargetColumns(target, records);
+  const chunkings = await readChunking(target, shadow.shadowId);
+  return new Map(
+    records.map((record) => [
+      record.sourceOid,
+      followedTable({
+        record,
+        targetColumns: columns.get(tableKey(record)) ?? new Map(),
+        chunking: chunkings.get(record.sourceOid),
+        format: shadow.streamFormat,
+      }),
+    ]),
+  );
+}
+
+/** One session may use an origin; that of a runner which was killed lets go of it a moment later. */
+async function setupOrigin(
+  connection: WireConnection,
+  originName: string,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<void> {
+  const deadlineMs = clock.now() + ORIGIN_DEADLINE_MS;
+  for (;;) {
+    try {
+      await connection.query(
+        `SELECT pg_catalog.pg_replication_origin_session_setup('${originName}')`,
+      );
+      return;
+    } catch (error) {
+      // object_in_use
+      if (sqlstateOf(error) !== '55006' || clock.now() > deadlineMs) throw error;
+      await clock.sleep(RETRY_FIRST_MS, signal);
+    }
+  }
+}
+
+/** Stop the table that an error is about; false when it is about none. */
+async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolean> {
+  if (!(error instanceof OperatorError)) return false;
+  if (error.code !== 'TABLE_DIVERGED' && error.code !== 'TABLE_CHANGED') return false;
+  const { shadow, meter } = deps;
+  const sourceOid = Number(error.detail['relation']);
+  const at: Lsn = parseLsn(String(error.detail['lsn'] ?? '')) ?? meter.appliedLsn;
+  await using target = await openSession(deps.target, {
+    applicationName: `understudy ${shadow.shadowId}`,
+  });
+  await stopRelation(target, shadow.shadowId, { sourceOid, lsn: at, message: error.message });
+  deps.log.error({ code: error.code, relation: sourceOid }, 'a table was stopped');
+  deps.report({
+    type: 'notice',
+    level: 'warn',
+    message: `${error.message}; the table has stopped, the others go on`,
+  });
+  return true;
+}
+
+/** Failures that come from outside of the data: connections, deadlocks, resources, a server that restarts. */
+function isTransient(error: unknown): boolean {
+  if (!(error instanceof OperatorError)) return false;
+  if (error.code === 'CONNECTION_LOST' || error.code === 'CONNECTION_FAILED') return true;
+  const sqlstate = sqlstateOf(error) ?? '';
+  return ['08', '40', '53', '57'].includes(sqlstate.slice(0, 2)) || sqlstate === '55P03';
+}

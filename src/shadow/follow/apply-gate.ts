@@ -1,0 +1,69 @@
+import type { Lsn } from '#src/core/lsn.ts';
+
+/**
+ * Where the applier must stop: nowhere, at the next boundary between transactions, or before the first
+ * transaction whose commit record starts at or after a position. A snapshot of the source at L holds
+ * exactly the transactions with a smaller commitLsn, so `until L` makes the target equal to it (I4).
+ *
+ * The follower closes and opens the gate; the apply loop asks at each boundary, and tells when it stands.
+ */
+export type GateLimit =
+  | { readonly kind: 'open' }
+  | { readonly kind: 'now' }
+  | { readonly kind: 'until'; readonly lsn: Lsn };
+
+export class ApplyGate {
+  #limit: GateLimit = { kind: 'open' };
+  #standing = Promise.withResolvers<Lsn>();
+  readonly #listeners = new Set<() => void>();
+
+  /** Whether a transaction that commits at `commitLsn` has to wait. */
+  isClosedFor(commitLsn: Lsn): boolean {
+    if (this.#limit.kind === 'open') return false;
+    return this.#limit.kind === 'now' || commitLsn >= this.#limit.lsn;
+  }
+
+  /** Whether nothing is left to apply, given that the source has nothing more before `position`. */
+  isReachedAt(position: Lsn): boolean {
+    return this.isClosedFor(position);
+  }
+
+  /** Whether the loop must stand at the next boundary, whatever comes. */
+  get isClosedNow(): boolean {
+    return this.#limit.kind === 'now';
+  }
+
+  /**
+   * Set the limit; resolves with the applied position when the loop stands at it. Rejects when the limit
+   * changes before.
+   */
+  async close(limit: Exclude<GateLimit, { kind: 'open' }>): Promise<Lsn> {
+    this.#set(limit);
+    return this.#standing.promise;
+  }
+
+  open(): void {
+    this.#set({ kind: 'open' });
+  }
+
+  /** The loop stands, with everything before committed. */
+  stand(applied: Lsn): void {
+    this.#standing.resolve(applied);
+  }
+
+  /** Call `listener` at each change of the limit. */
+  onChange(listener: () => void): Disposable {
+    this.#listeners.add(listener);
+    return { [Symbol.dispose]: () => void this.#listeners.delete(listener) };
+  }
+
+  #set(limit: GateLimit): void {
+    const standing = this.#standing;
+    this.#limit = limit;
+    this.#standing = Promise.withResolvers();
+    // Somebody may or may not wait for the old one.
+    standing.promise.catch(() => undefined);
+    standing.reject(new Error('the limit of the apply gate was changed'));
+    for (const listener of this.#listeners) listener();
+  }
+}

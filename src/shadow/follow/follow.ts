@@ -1,0 +1,199 @@
+import type { Endpoint } from '#src/core/endpoint.ts';
+import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
+import type { Report } from '#src/core/progress.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { readSlot } from '#src/db/postgres/slot.ts';
+import { assert } from '#src/lib/assert.ts';
+import type { Clock } from '#src/lib/clock.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
+import type { Logger } from '#src/lib/log.ts';
+import { supervise, type Task } from '#src/lib/supervise.ts';
+import { readProgress } from '#src/shadow/lease.ts';
+import type { ShadowRecord } from '#src/shadow/ledger.ts';
+import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
+import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
+
+import { applyChanges } from './apply-changes.ts';
+import { ApplyGate } from './apply-gate.ts';
+import { sendHeartbeat } from './heartbeat.ts';
+import { LagMeter, monitor } from './monitor.ts';
+import { Receiver } from './receiver.ts';
+import { serveRequests } from './requests.ts';
+
+/**
+ * Following a source, in two parts that start at different times:
+ *
+ *     spooling    receiver and monitor, from the moment the slot exists: the copy may take as long as
+ *                 it needs without filling the source's disk
+ *     applying    apply loop and fence requests, once every table has its first copy and its key
+ *
+ * Both are tasks for `supervise`; they share what `openFollower` made.
+ */
+export type FollowDeps = {
+  readonly source: Endpoint;
+  readonly target: Endpoint;
+  readonly shadow: ShadowRecord;
+  readonly epoch: bigint;
+  readonly spoolDirectory: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly report: Report;
+  readonly failpoints: Failpoints;
+};
+
+export type Follower = AsyncDisposable & {
+  readonly gate: ApplyGate;
+  readonly meter: LagMeter;
+  readonly spooling: Task;
+  readonly applying: Task;
+};
+
+/** How long a lost source is waited for. */
+const SOURCE_GIVE_UP_MS = 60_000;
+/** The disk is the limit of the spool: what does not fit stays in the source's WAL, which has a budget. */
+const SPOOL_BYTES_MAX = 2 ** 50;
+
+/**
+ * Open the spool and check that nothing is missing between it, the target and the slot (trap 15).
+ *
+ * Throws SLOT_LOST, SLOT_AHEAD, SPOOL_MISSING, and what opening the spool throws.
+ */
+export async function openFollower(deps: FollowDeps): Promise<Follower> {
+  const { shadow, clock } = deps;
+  const names = requireNames(shadow);
+  await using owned = new AsyncDisposableStack();
+  const open = async (endpoint: Endpoint, part: string): Promise<Session> =>
+    owned.use(
+      await openSession(endpoint, { applicationName: `understudy ${shadow.shadowId} ${part}` }),
+    );
+  const source = await open(deps.source, 'monitor');
+  const target = await open(deps.target, 'monitor');
+  const requests = await open(deps.target, 'requests');
+
+  const applied = await readProgress(target, shadow, names.consistentLsn);
+  const slot = await readSlot(source, names.slotName);
+  if (slot === undefined || slot.invalidation !== undefined) {
+    const why = slot === undefined ? 'does not exist any more' : 'was invalidated';
+    throw new OperatorError('SLOT_LOST', `slot ${names.slotName} of the source ${why}`);
+  }
+  const confirmed = slot.confirmedFlushLsn ?? names.consistentLsn;
+  const spool = owned.use(await openOwnSpool(deps, names, confirmed <= applied));
+  const known = later(applied, spool.writer.appendedLsn);
+  if (confirmed > known) {
+    throw new OperatorError(
+      'SLOT_AHEAD',
+      `slot ${names.slotName} is at ${formatLsn(confirmed)}; target and spool end at ${formatLsn(known)}`,
+    );
+  }
+
+  const gate = new ApplyGate();
+  const meter = new LagMeter(applied);
+  const receiver = new Receiver(
+    {
+      source: deps.source,
+      applicationName: `understudy ${shadow.shadowId} receive`,
+      slot: names.slotName,
+      publication: names.publicationName,
+      binary: shadow.streamFormat === 'binary',
+      systemId: shadow.sourceSystemId,
+      timeline: shadow.sourceTimeline,
+      writer: spool.writer,
+      clock,
+      log: deps.log,
+      failpoints: deps.failpoints,
+    },
+    known,
+  );
+  const resources = owned.move();
+  return {
+    gate,
+    meter,
+    spooling: spoolingTask(deps, { names, source, target, spool, receiver, meter, known }),
+    applying: applyingTask(deps, { source, requests, spool, gate, meter }),
+    [Symbol.asyncDispose]: async () => resources.disposeAsync(),
+  };
+}
+
+type Names = ReturnType<typeof requireNames>;
+
+/** What a followed shadow has on record before it can follow. */
+function requireNames(shadow: ShadowRecord) {
+  const { slotName, publicationName, publicationOid, consistentLsn } = shadow;
+  assert(
+    slotName !== undefined && publicationName !== undefined && publicationOid !== undefined,
+    'a followed shadow has slot and publication on record',
+  );
+  assert(consistentLsn !== undefined, 'a followed shadow has a consistent point on record');
+  return { slotName, publicationName, publicationOid, consistentLsn };
+}
+
+/** An empty new spool is right only while the source still has everything that the target lacks. */
+async function openOwnSpool(deps: FollowDeps, names: Names, isComplete: boolean): Promise<Spool> {
+  const identity: SpoolIdentity = {
+    shadowId: deps.shadow.shadowId,
+    systemId: deps.shadow.sourceSystemId,
+    timeline: deps.shadow.sourceTimeline,
+    slot: names.slotName,
+    createdLsn: names.consistentLsn,
+  };
+  return openSpool({
+    directory: deps.spoolDirectory,
+    identity,
+    mode: isComplete ? 'create' : 'resume',
+    bytesMax: SPOOL_BYTES_MAX,
+    failpoints: deps.failpoints,
+  });
+}
+
+function spoolingTask(
+  deps: FollowDeps,
+  parts: {
+    readonly names: Names;
+    readonly source: Session;
+    readonly target: Session;
+    readonly spool: Spool;
+    readonly receiver: Receiver;
+    readonly meter: LagMeter;
+    readonly known: Lsn;
+  },
+): Task {
+  const { shadowId, sourceWalBytesMax } = deps.shadow;
+  const shadow = { ...parts.names, shadowId, sourceWalBytesMax };
+  return async (signal) =>
+    supervise(
+      [
+        async (end) => parts.receiver.run(parts.known, SOURCE_GIVE_UP_MS, end),
+        async (end) => monitor({ ...deps, ...parts, shadow }, end),
+      ],
+      signal,
+    );
+}
+
+function applyingTask(
+  deps: FollowDeps,
+  parts: {
+    readonly source: Session;
+    readonly requests: Session;
+    readonly spool: Spool;
+    readonly gate: ApplyGate;
+    readonly meter: LagMeter;
+  },
+): Task {
+  const { source, requests, gate } = parts;
+  const { clock } = deps;
+  const { shadowId } = deps.shadow;
+  const nudge = async (): Promise<void> => sendHeartbeat(source, shadowId, clock.now());
+  return async (signal) =>
+    supervise(
+      [
+        async (end) => applyChanges({ ...deps, ...parts, target: deps.target }, end),
+        async (end) => serveRequests({ target: requests, shadowId, gate, clock, nudge }, end),
+      ],
+      signal,
+    );
+}
+
+function later(a: Lsn, b: Lsn): Lsn {
+  return lsn(a > b ? a : b);
+}

@@ -1,0 +1,173 @@
+import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
+import type { Report } from '#src/core/progress.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import { dropSlot, readLsn, readSlot } from '#src/db/postgres/slot.ts';
+import type { Clock } from '#src/lib/clock.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import { readPublication } from '#src/shadow/publication.ts';
+import type { Spool } from '#src/stream/spool/spool.ts';
+
+import type { Applied } from './apply-loop.ts';
+import { sendHeartbeat } from './heartbeat.ts';
+import type { Receiver } from './receiver.ts';
+
+/**
+ * Watches a shadow that is being spooled, once a second: the lag ladder, the source's WAL against its
+ * budget (trap 8), the identity of slot and publication (trap 14). It also sends heartbeats, and trims
+ * the spool once the target has flushed what it applied (trap 16).
+ */
+export type MonitorDeps = {
+  readonly shadow: {
+    readonly shadowId: string;
+    readonly slotName: string;
+    readonly publicationName: string;
+    readonly publicationOid: number;
+    readonly sourceWalBytesMax: number;
+  };
+  /** Sessions of its own. */
+  readonly source: Session;
+  readonly target: Session;
+  readonly receiver: Receiver;
+  readonly spool: Spool;
+  readonly meter: LagMeter;
+  readonly clock: Clock;
+  readonly report: Report;
+};
+
+const TICK_MS = 1_000;
+const HEARTBEAT_MS = 5_000;
+const DROP_DEADLINE_MS = 10_000;
+
+/** What has been applied, as the apply loop tells it. */
+export class LagMeter {
+  appliedLsn: Lsn;
+  transactions = 0;
+  rows = 0;
+  /** Age of the newest applied heartbeat when it was applied; both times are our clock's. */
+  lagMs = 0;
+  #heartbeatMs = 0;
+
+  constructor(applied: Lsn) {
+    this.appliedLsn = applied;
+  }
+
+  applied(applied: Applied, nowMs: number): void {
+    this.appliedLsn = applied.endLsn;
+    this.transactions += applied.transactions;
+    this.rows += applied.rows;
+    if (applied.heartbeatMs === undefined) return;
+    this.#heartbeatMs = applied.heartbeatMs;
+    this.lagMs = Math.max(0, nowMs - applied.heartbeatMs);
+  }
+
+  /** The lag as of now: it grows while an older heartbeat than expected is the newest applied one. */
+  lagMsAt(nowMs: number): number {
+    if (this.#heartbeatMs === 0) return 0;
+    const overdueMs = nowMs - this.#heartbeatMs - HEARTBEAT_MS - TICK_MS;
+    return Math.max(this.lagMs, overdueMs);
+  }
+}
+
+/** Watch until aborted, or until the shadow cannot go on. */
+export async function monitor(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
+  const { clock, source, shadow } = deps;
+  let heartbeatMs = 0;
+  for (;;) {
+    const now = clock.now();
+    if (now - heartbeatMs >= HEARTBEAT_MS) {
+      await sendHeartbeat(source, shadow.shadowId, now);
+      heartbeatMs = now;
+    }
+    await tick(deps);
+    await clock.sleep(TICK_MS, signal);
+  }
+}
+
+async function tick(deps: MonitorDeps): Promise<void> {
+  const { source, target, receiver, spool, meter, clock, report, shadow } = deps;
+  await checkPublication(source, shadow);
+  const slot = await readSlot(source, shadow.slotName);
+  if (slot === undefined || slot.invalidation !== undefined) {
+    const why = slot === undefined ? 'does not exist any more' : `was invalidated`;
+    throw new OperatorError('SLOT_LOST', `slot ${shadow.slotName} of the source ${why}`);
+  }
+  if (slot.retainedBytes > shadow.sourceWalBytesMax) {
+    await dropSlot(source, shadow.slotName, DROP_DEADLINE_MS);
+    throw new OperatorError(
+      'WAL_BUDGET_EXCEEDED',
+      `slot ${shadow.slotName} retained ${slot.retainedBytes} bytes of WAL on the source; the budget is ${shadow.sourceWalBytesMax}`,
+    );
+  }
+  const [position] = await source.query(
+    `SELECT pg_catalog.pg_current_wal_lsn() AS head,
+            (SELECT sent_lsn FROM pg_catalog.pg_stat_replication WHERE pid = $1) AS sent`,
+    [slot.activePid ?? null],
+  );
+  const head = readLsn(position?.['head'], 'pg_current_wal_lsn');
+  receiver.setHead(head);
+  const sent =
+    position?.['sent'] === null || position?.['sent'] === undefined
+      ? receiver.receivedLsn
+      : readLsn(position['sent'], 'pg_stat_replication');
+
+  const applied = meter.appliedLsn;
+  const lag = {
+    sourceHeadLsn: formatLsn(head),
+    sentLsn: formatLsn(sent),
+    receivedLsn: formatLsn(receiver.receivedLsn),
+    durableLsn: formatLsn(spool.durableLsn),
+    appliedLsn: formatLsn(applied),
+    lagBytes: Number(head > applied ? head - applied : lsn(0n)),
+    lagMs: meter.lagMsAt(clock.now()),
+    transactionsApplied: meter.transactions,
+    rowsApplied: meter.rows,
+    spoolBytes: spool.bytes,
+    sourceWalBytes: slot.retainedBytes,
+    sourceWalBytesMax: shadow.sourceWalBytesMax,
+  };
+  await recordPosition(target, shadow.shadowId, lag);
+  // That commit was synchronous, so every commit before it is flushed, the applied ones included.
+  await spool.trim(applied);
+  report({ type: 'lag', ...lag });
+}
+
+/** A publication that was made again has silently missed changes (trap 14). */
+async function checkPublication(source: Session, shadow: MonitorDeps['shadow']): Promise<void> {
+  const oid = await readPublication(source, shadow.publicationName);
+  if (oid === shadow.publicationOid) return;
+  throw new OperatorError(
+    'PUBLICATION_CHANGED',
+    `publication ${shadow.publicationName} was ${oid === undefined ? 'dropped' : 'made again'} on the source`,
+  );
+}
+
+type RecordedLag = Omit<Extract<Parameters<Report>[0], { type: 'lag' }>, 'type'>;
+
+async function recordPosition(target: Session, shadowId: string, lag: RecordedLag): Promise<void> {
+  await target.execute(
+    `INSERT INTO understudy.position AS p
+       (shadow_id, source_head_lsn, sent_lsn, received_lsn, durable_lsn, applied_lsn, lag_ms,
+        transactions_applied, rows_applied, spool_bytes, source_wal_bytes, updated_at)
+     VALUES ($1, $2::pg_lsn, $3::pg_lsn, $4::pg_lsn, $5::pg_lsn, $6::pg_lsn, $7, $8, $9, $10, $11, now())
+     ON CONFLICT (shadow_id) DO UPDATE SET
+       source_head_lsn = excluded.source_head_lsn, sent_lsn = excluded.sent_lsn,
+       received_lsn = excluded.received_lsn, durable_lsn = excluded.durable_lsn,
+       applied_lsn = excluded.applied_lsn, lag_ms = excluded.lag_ms,
+       transactions_applied = excluded.transactions_applied, rows_applied = excluded.rows_applied,
+       spool_bytes = excluded.spool_bytes, source_wal_bytes = excluded.source_wal_bytes,
+       updated_at = excluded.updated_at`,
+    [
+      shadowId,
+      lag.sourceHeadLsn,
+      lag.sentLsn,
+      lag.receivedLsn,
+      lag.durableLsn,
+      lag.appliedLsn,
+      Math.round(lag.lagMs),
+      lag.transactionsApplied,
+      lag.rowsApplied,
+      lag.spoolBytes,
+      lag.sourceWalBytes,
+    ],
+  );
+}

@@ -1,0 +1,161 @@
+import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import type { Clock } from '#src/lib/clock.ts';
+
+import type { ApplyGate } from './apply-gate.ts';
+
+/**
+ * The follower's side of fence requests (docs/state.md): another command asks, by a row and a NOTIFY,
+ * that the applier stand, that it go exactly to a position and stand again, and that it go on.
+ *
+ *     open ─► held ─► advance ─► reached ─► release ─► released        deadline passed ─► expired
+ *
+ * One request is served at a time, the oldest first. Its deadline is ours to keep: a command that died
+ * must not hold the applier for ever.
+ */
+export type RequestsDeps = {
+  readonly target: Session;
+  readonly shadowId: string;
+  readonly gate: ApplyGate;
+  readonly clock: Clock;
+  /** Make the source's stream say something after this moment, so that a fence is known to be reached. */
+  readonly nudge: () => Promise<void>;
+};
+
+/** At the latest, requests are looked at this often: a NOTIFY may be lost with a connection. */
+const POLL_MS = 500;
+
+type RequestRow = {
+  readonly requestId: string;
+  readonly kind: string;
+  readonly state: string;
+  readonly targetLsn: Lsn | undefined;
+  readonly isOverdue: boolean;
+};
+
+/** Serve requests until aborted, or until one asks the follower to end. */
+export async function serveRequests(deps: RequestsDeps, signal: AbortSignal): Promise<void> {
+  const { target, shadowId, gate, clock } = deps;
+  let wake = new AbortController();
+  await target.listen(requestChannel(shadowId), () => wake.abort());
+  let served: string | undefined;
+  try {
+    for (;;) {
+      const request = await nextRequest(target, shadowId, served);
+      if (request?.kind === 'stop') {
+        await answer(deps, request, 'released');
+        return;
+      }
+      if (request !== undefined) served = await serve(deps, request, signal);
+      else if (served !== undefined) {
+        // It vanished: nobody will release it.
+        gate.open();
+        served = undefined;
+      }
+      if (!wake.signal.aborted) {
+        const either = AbortSignal.any([signal, wake.signal]);
+        await clock.sleep(POLL_MS, either).catch(() => undefined);
+        signal.throwIfAborted();
+      }
+      wake = new AbortController();
+    }
+  } finally {
+    gate.open();
+  }
+}
+
+export function requestChannel(shadowId: string): string {
+  return `understudy_${shadowId}`;
+}
+
+/** The request being served, or else the oldest that waits. */
+async function nextRequest(
+  target: Session,
+  shadowId: string,
+  served: string | undefined,
+): Promise<RequestRow | undefined> {
+  const [row] = await target.query(
+    `SELECT request_id, kind, state, target_lsn, deadline < now() AS is_overdue
+       FROM understudy.request
+      WHERE shadow_id = $1 AND state NOT IN ('released', 'expired', 'failed')
+      ORDER BY (request_id = $2::bigint) DESC NULLS LAST, request_id LIMIT 1`,
+    [shadowId, served ?? null],
+  );
+  if (row === undefined) return undefined;
+  return {
+    requestId: row['request_id'] ?? '',
+    kind: row['kind'] ?? '',
+    state: row['state'] ?? '',
+    targetLsn: parseLsn(row['target_lsn'] ?? ''),
+    isOverdue: row['is_overdue'] === 't',
+  };
+}
+
+/** One step of the conversation; the request that is still under way after it. */
+async function serve(
+  deps: RequestsDeps,
+  request: RequestRow,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  const { gate } = deps;
+  if (request.isOverdue) {
+    gate.open();
+    await answer(deps, request, 'expired');
+    return undefined;
+  }
+  if (request.state === 'open') {
+    const held = await standing(deps, request, gate.close({ kind: 'now' }), signal);
+    if (held !== undefined) await answer(deps, request, 'held', held);
+  } else if (request.state === 'advance' && request.targetLsn !== undefined) {
+    const reached = gate.close({ kind: 'until', lsn: request.targetLsn });
+    await deps.nudge();
+    if ((await standing(deps, request, reached, signal)) !== undefined) {
+      await answer(deps, request, 'reached');
+    }
+  } else if (request.state === 'release') {
+    gate.open();
+    await answer(deps, request, 'released');
+    return undefined;
+  }
+  return request.requestId;
+}
+
+/** Wait for the applier to stand, but not past the request's deadline. */
+async function standing(
+  deps: RequestsDeps,
+  request: RequestRow,
+  stands: Promise<Lsn>,
+  signal: AbortSignal,
+): Promise<Lsn | undefined> {
+  stands.catch(() => undefined);
+  const over = new AbortController();
+  const either = AbortSignal.any([signal, over.signal]);
+  const overdue = async (): Promise<undefined> => {
+    for (;;) {
+      await deps.clock.sleep(POLL_MS, either);
+      const now = await nextRequest(deps.target, deps.shadowId, request.requestId);
+      if (now?.requestId !== request.requestId || now.isOverdue) return undefined;
+    }
+  };
+  try {
+    return await Promise.race([stands, overdue()]);
+  } finally {
+    over.abort();
+  }
+}
+
+async function answer(
+  deps: RequestsDeps,
+  request: RequestRow,
+  state: string,
+  held?: Lsn,
+): Promise<void> {
+  const { target, shadowId } = deps;
+  // The state must be the one that was answered: the command may have given up meanwhile.
+  await target.execute(
+    `UPDATE understudy.request SET state = $2, held_lsn = coalesce($3::pg_lsn, held_lsn)
+      WHERE request_id = $1 AND state = $4`,
+    [request.requestId, state, held === undefined ? null : formatLsn(held), request.state],
+  );
+  await target.query('SELECT pg_catalog.pg_notify($1, $2)', [requestChannel(shadowId), state]);
+}

@@ -1,0 +1,107 @@
+import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
+import type { ProgressKind } from '#src/db/postgres/apply-session.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+
+/**
+ * One runner per shadow (trap 20). The session that holds the advisory lock is the runner, so a runner
+ * that died is replaced at once; the epoch in the ledger, which every apply transaction reads FOR SHARE,
+ * stops one that lost its session without noticing (I5).
+ */
+const LOCK_CLASS = 0x75_6e_64_73; // "unds"
+
+/** Throws LEASE_HELD while another session is the runner. Returns the epoch of this one. */
+export async function takeLease(
+  target: Session,
+  shadowId: string,
+  holder: string,
+): Promise<bigint> {
+  const [lock] = await target.query(
+    'SELECT pg_catalog.pg_try_advisory_lock($1::int4, pg_catalog.hashtext($2)) AS taken',
+    [LOCK_CLASS, shadowId],
+  );
+  if (lock?.['taken'] !== 't') {
+    const [row] = await target.query('SELECT holder FROM understudy.lease WHERE shadow_id = $1', [
+      shadowId,
+    ]);
+    throw new OperatorError(
+      'LEASE_HELD',
+      `shadow ${shadowId} is run by ${row?.['holder'] ?? 'another process'}`,
+    );
+  }
+  const [row] = await target.query(
+    `INSERT INTO understudy.lease AS l (shadow_id, epoch, holder) VALUES ($1, 1, $2)
+     ON CONFLICT (shadow_id) DO UPDATE SET epoch = l.epoch + 1, holder = excluded.holder
+     RETURNING epoch`,
+    [shadowId, holder],
+  );
+  return BigInt(row?.['epoch'] ?? 0);
+}
+
+/** Whether some session is the runner of this shadow now. */
+export async function isLeaseHeld(target: Session, shadowId: string): Promise<boolean> {
+  const [row] = await target.query(
+    `SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
+       WHERE locktype = 'advisory' AND classid = $1::int8::oid AND objsubid = 2
+         AND objid::int8 = (pg_catalog.hashtext($2)::int8 & 4294967295)
+         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) AS held`,
+    [LOCK_CLASS, shadowId],
+  );
+  return row?.['held'] === 't';
+}
+
+/** Where applied progress is kept on this target: an origin where the role may use one, else a row. */
+export async function chooseProgress(target: Session): Promise<ProgressKind> {
+  const [row] = await target.query(
+    `SELECT bool_and(pg_catalog.has_function_privilege(f, 'EXECUTE')) AS allowed FROM (VALUES
+       ('pg_catalog.pg_replication_origin_create(text)'::regprocedure::oid),
+       ('pg_catalog.pg_replication_origin_oid(text)'::regprocedure::oid),
+       ('pg_catalog.pg_replication_origin_drop(text)'::regprocedure::oid),
+       ('pg_catalog.pg_replication_origin_advance(text, pg_lsn)'::regprocedure::oid),
+       ('pg_catalog.pg_replication_origin_progress(text, boolean)'::regprocedure::oid),
+       ('pg_catalog.pg_replication_origin_session_setup(text)'::regprocedure::oid),
+       ('pg_catalog.pg_replication_origin_xact_setup(pg_lsn, timestamptz)'::regprocedure::oid)) AS v (f)`,
+  );
+  return { kind: row?.['allowed'] === 't' ? 'origin' : 'table' };
+}
+
+/** Begin progress at the slot's consistent point: everything before it is in the copy. */
+export async function initProgress(
+  target: Session,
+  shadow: { readonly shadowId: string; readonly originName: string | undefined },
+  start: Lsn,
+): Promise<void> {
+  const { shadowId, originName } = shadow;
+  if (originName !== undefined) {
+    await target.query(
+      `SELECT pg_catalog.pg_replication_origin_create($1)
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1)`,
+      [originName],
+    );
+    return;
+  }
+  await target.execute(
+    `INSERT INTO understudy.progress (shadow_id, applied_lsn) VALUES ($1, $2::pg_lsn)
+     ON CONFLICT (shadow_id) DO NOTHING`,
+    [shadowId, formatLsn(start)],
+  );
+}
+
+/** The end of the last source transaction that the target has committed, or `start` before the first. */
+export async function readProgress(
+  target: Session,
+  shadow: { readonly shadowId: string; readonly originName: string | undefined },
+  start: Lsn,
+): Promise<Lsn> {
+  const [row] =
+    shadow.originName === undefined
+      ? await target.query(
+          'SELECT applied_lsn AS lsn FROM understudy.progress WHERE shadow_id = $1',
+          [shadow.shadowId],
+        )
+      : await target.query('SELECT pg_catalog.pg_replication_origin_progress($1, true) AS lsn', [
+          shadow.originName,
+        ]);
+  const applied = parseLsn(row?.['lsn'] ?? '') ?? lsn(0n);
+  return applied > start ? applied : start;
+}

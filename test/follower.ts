@@ -1,0 +1,174 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+
+import { formatLsn, lsn, parseLsn } from '#src/core/lsn.ts';
+import type { ProgressEvent } from '#src/core/progress.ts';
+import { EVERYTHING } from '#src/core/selection.ts';
+import { readTables } from '#src/db/postgres/catalog.ts';
+import { createLogicalSlot } from '#src/db/postgres/create-slot.ts';
+import { identifySystem } from '#src/db/postgres/slot.ts';
+import { systemClock } from '#src/lib/clock.ts';
+import { createFailpoints } from '#src/lib/failpoint.ts';
+import { createLogger } from '#src/lib/log.ts';
+import { supervise } from '#src/lib/supervise.ts';
+import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
+import { chooseProgress, initProgress, takeLease } from '#src/shadow/lease.ts';
+import {
+  chooseStreamFormat,
+  insertRelations,
+  insertShadow,
+  installLedger,
+  readShadows,
+  type ShadowRecord,
+} from '#src/shadow/ledger.ts';
+import { createPublication } from '#src/shadow/publication.ts';
+import { planChunking } from '#src/shadow/verify/chunking.ts';
+
+import { createTestDatabase, type TestDatabase, type TestVersion } from './postgres.ts';
+
+export type FollowedPair = AsyncDisposable & {
+  readonly source: TestDatabase;
+  readonly target: TestDatabase;
+  readonly shadow: ShadowRecord;
+  readonly follower: Follower;
+  readonly events: readonly ProgressEvent[];
+  /** Why following ended, when it did. */
+  readonly ended: Promise<unknown>;
+  /** Resolves when everything that the source has committed by now is applied; throws what ended following. */
+  readonly caughtUp: () => Promise<void>;
+};
+
+const CATCH_UP_MS = 30_000;
+
+/**
+ * Two databases with the same empty tables, the target following the source: everything of a clone but
+ * the copy. For tests of the follower alone.
+ */
+export async function followPair(
+  versions: readonly [TestVersion, TestVersion],
+  ddl: string,
+): Promise<FollowedPair> {
+  await using owned = new AsyncDisposableStack();
+  const source = owned.use(await createTestDatabase(versions[0], ddl));
+  const target = owned.use(await createTestDatabase(versions[1], ddl));
+  const spoolDirectory = await mkdtemp(join(tmpdir(), 'understudy-spool-'));
+  owned.defer(async () => rm(spoolDirectory, { recursive: true, force: true }));
+  const { shadow, epoch } = await registerShadow(source, target, spoolDirectory);
+
+  const events: ProgressEvent[] = [];
+  const follower = owned.use(
+    await openFollower({
+      source: source.endpoint,
+      target: target.endpoint,
+      shadow,
+      epoch,
+      spoolDirectory,
+      clock: systemClock,
+      log: createLogger('silent'),
+      report: (event) => void events.push(event),
+      failpoints: createFailpoints(undefined),
+    }),
+  );
+  const stop = new AbortController();
+  const ended = supervise([follower.spooling, follower.applying], stop.signal).catch(
+    (error: unknown) => error,
+  );
+  owned.defer(async () => {
+    stop.abort();
+    await ended;
+    const { originName } = shadow;
+    if (originName === undefined) return;
+    await target.session.query('SELECT pg_replication_origin_drop($1)', [originName]);
+  });
+  const resources = owned.move();
+  return {
+    source,
+    target,
+    shadow,
+    follower,
+    events,
+    ended,
+    caughtUp: async () => catchUp(source, follower, ended),
+    [Symbol.asyncDispose]: async () => resources.disposeAsync(),
+  };
+}
+
+async function registerShadow(
+  source: TestDatabase,
+  target: TestDatabase,
+  spoolDirectory: string,
+): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
+  const shadowId = source.name.slice(-8);
+  const tables = await readTables(source.session, EVERYTHING);
+  const name = `understudy_${shadowId}`;
+  const publication = await createPublication({ session: source.session, name, tables });
+  await using slot = await createLogicalSlot({
+    endpoint: source.endpoint,
+    name,
+    temporary: false,
+    applicationName: name,
+    deadlineMs: 30_000,
+  });
+  const system = await identifySystem(slot.connection);
+  await installLedger(target.session);
+  const progress = await chooseProgress(target.session);
+  const record: ShadowRecord = {
+    shadowId,
+    sourceSystemId: system.systemId,
+    sourceTimeline: system.timeline,
+    sourceDatabase: source.name,
+    sourceAddress: source.name,
+    slotName: name,
+    publicationName: name,
+    publicationOid: publication.oid,
+    originName: progress.kind === 'origin' ? name : undefined,
+    selection: EVERYTHING,
+    isFollowed: true,
+    streamFormat: chooseStreamFormat(tables),
+    consistentLsn: slot.consistentLsn,
+    spoolDirectory,
+    sourceWalBytesMax: 2 ** 40,
+    phase: 'following',
+    stopCode: undefined,
+    stopMessage: undefined,
+  };
+  await insertShadow(target.session, record);
+  await insertRelations(target.session, shadowId, tables);
+  await target.session.query(
+    `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,
+  );
+  await initProgress(target.session, record, slot.consistentLsn);
+  await planChunking({ source: source.session, target: target.session, shadowId, tables });
+  const epoch = await takeLease(target.session, shadowId, 'a test');
+  const [shadow] = await readShadows(target.session);
+  if (shadow === undefined) throw new Error('the shadow was registered');
+  return { shadow, epoch };
+}
+
+async function catchUp(
+  source: TestDatabase,
+  follower: Follower,
+  ended: Promise<unknown>,
+): Promise<void> {
+  const [row] = await source.session.query('SELECT pg_current_wal_insert_lsn() AS lsn');
+  const stands = follower.gate.close({
+    kind: 'until',
+    lsn: parseLsn(row?.['lsn'] ?? '') ?? lsn(0n),
+  });
+  await source.session.query(`SELECT pg_logical_emit_message(true, 'test', '')`);
+  const failed = ended.then((error) => {
+    throw error instanceof Error ? error : new Error('following ended');
+  });
+  try {
+    await Promise.race([stands.catch(async () => failed), failed, timeout(CATCH_UP_MS)]);
+  } finally {
+    follower.gate.open();
+  }
+}
+
+async function timeout(ms: number): Promise<never> {
+  await wait(ms, undefined, { ref: false });
+  throw new Error('the follower did not catch up');
+}
