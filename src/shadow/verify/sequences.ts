@@ -1,0 +1,60 @@
+import type { Difference } from '#src/core/difference.ts';
+import type { TableName } from '#src/core/table.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+
+export type SequenceValue = TableName & {
+  readonly increment: bigint;
+  /** The value handed out last; undefined before the first. */
+  readonly last: bigint | undefined;
+};
+
+/** Where sequences stand now: they know no snapshots. Those that do not exist, or may not be read, are missing. */
+export async function readSequenceValues(
+  session: Session,
+  sequences: readonly TableName[],
+): Promise<readonly SequenceValue[]> {
+  if (sequences.length === 0) return [];
+  const rows = await session.query(
+    `SELECT w.nspname, w.relname, s.seqincrement,
+            CASE WHEN has_sequence_privilege(c.oid, 'SELECT') THEN pg_sequence_last_value(c.oid) END AS last
+       FROM unnest($1::text[], $2::text[]) AS w (nspname, relname)
+       JOIN pg_namespace n ON n.nspname = w.nspname
+       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname AND c.relkind = 'S'
+       JOIN pg_sequence s ON s.seqrelid = c.oid`,
+    [sequences.map(({ schema }) => schema), sequences.map(({ name }) => name)],
+  );
+  return rows.map((row) => ({
+    schema: row['nspname'] ?? '',
+    name: row['relname'] ?? '',
+    increment: BigInt(row['seqincrement'] ?? '1'),
+    last: row['last'] === null || row['last'] === undefined ? undefined : BigInt(row['last']),
+  }));
+}
+
+/**
+ * Sequences that would hand out on the target what the source has handed out (trap 27). They are never
+ * equal by design: a target that is ahead is right. `source` must have been read before `target` was
+ * brought to the same moment.
+ */
+export function compareSequences(
+  source: readonly SequenceValue[],
+  target: readonly SequenceValue[],
+): readonly Difference[] {
+  const byName = new Map(target.map((value) => [nameOf(value), value]));
+  return source.flatMap((ours): Difference[] => {
+    const theirs = byName.get(nameOf(ours));
+    const table = { schema: ours.schema, name: ours.name };
+    if (theirs === undefined) return [{ kind: 'sequence', table, cause: 'is not on the target' }];
+    if (ours.last === undefined) return [];
+    const isBehind =
+      theirs.last === undefined ||
+      (ours.increment > 0n ? theirs.last < ours.last : theirs.last > ours.last);
+    return isBehind
+      ? [{ kind: 'sequence', table, cause: `is at ${ours.last}, there ${theirs.last ?? 'unused'}` }]
+      : [];
+  });
+}
+
+function nameOf({ schema, name }: TableName): string {
+  return JSON.stringify([schema, name]);
+}

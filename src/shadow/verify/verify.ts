@@ -1,0 +1,317 @@
+import { chooseStrategy, type Chunking, WHOLE } from '#src/core/chunk.ts';
+import { type Difference, DifferenceList } from '#src/core/difference.ts';
+import type { Endpoint } from '#src/core/endpoint.ts';
+import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import type { Report } from '#src/core/progress.ts';
+import type { Table, TableName } from '#src/core/table.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
+
+import { proposeChunking, readChunking } from './chunking.ts';
+import { compareTable, type TableOutcome } from './compare-table.ts';
+import type { TableComparison } from './comparison.ts';
+import { enterMoment, leaveMoment, type Moment, type MomentChoice } from './moment.ts';
+import { openPairs, type Pair } from './pair.ts';
+import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
+import { compareStructure } from './structure.ts';
+import {
+  finishVerification,
+  type Marks,
+  NO_MARKS,
+  readMarks,
+  readStoppedTables,
+  readVerifiedChunks,
+  recordTable,
+  startVerification,
+} from './verify-ledger.ts';
+
+/**
+ * Compare both sides exactly, at one moment, while both are in use.
+ *
+ * One grouped scan a side gives the digest of every chunk of a table; rows are looked at only in chunks
+ * that differ. What is found the same goes to the ledger, so that a later run reads only what the change
+ * stream has marked dirty since. Such a run cannot see what others wrote on the target (trap 24), which
+ * `isFull` does.
+ */
+export type VerifyOptions = {
+  readonly source: Endpoint;
+  readonly target: Endpoint;
+  /** As the source has them. */
+  readonly tables: readonly Table[];
+  readonly sequences: readonly TableName[];
+  /** Whose ledger is used; undefined to compare without one. */
+  readonly shadowId: string | undefined;
+  readonly moment: MomentChoice;
+  /** Read everything, whatever the ledger knows. */
+  readonly isFull: boolean;
+  /** Tables at a time: one session each on either side. */
+  readonly jobs: number;
+  readonly report: Report;
+  readonly failpoints: Failpoints;
+  /** Stops between two tables. */
+  readonly signal: AbortSignal;
+};
+
+export type Verdict = {
+  readonly scope: 'full' | 'incremental';
+  /** The position at which both sides were compared; undefined when they have none in common. */
+  readonly lsn: Lsn | undefined;
+  /** What the verdict does not say, as sentences. */
+  readonly caveats: readonly string[];
+  readonly tables: number;
+  /** Rows and chunks read on the source, and the chunks that there are. */
+  readonly rows: number;
+  readonly chunksRead: number;
+  readonly chunks: number;
+  readonly differences: number;
+  /** The first of them. */
+  readonly listed: readonly Difference[];
+  /** Columns and tables that were not compared. */
+  readonly unverified: readonly string[];
+  readonly elapsedMs: number;
+  /** Chunks that differ, by table OID. */
+  readonly different: ReadonlyMap<number, readonly bigint[]>;
+};
+
+const LISTED_MAX = 200;
+
+/** Throws FENCE_TIMEOUT, SLOT_BLOCKED, VERIFY_UNSUPPORTED and what the servers answer. */
+export async function verifyShadow(options: VerifyOptions): Promise<Verdict> {
+  await using opened = await openPairs(options, Math.max(1, options.jobs));
+  await using control = await openSession(options.target, {
+    applicationName: 'understudy verify',
+  });
+  return await new Verification(options, opened.pairs, control).run();
+}
+
+class Verification {
+  readonly #options: VerifyOptions;
+  readonly #pairs: readonly Pair[];
+  readonly #control: Session;
+  readonly #startedAt = performance.now();
+  readonly #found = new DifferenceList(LISTED_MAX);
+  readonly #unverified: string[] = [];
+  readonly #different = new Map<number, readonly bigint[]>();
+  /** Tables of which the applier marks the chunks that change, under the plan that is used here. */
+  readonly #marked = new Set<number>();
+  #rows = 0n;
+  #chunksRead = 0;
+  #chunks = 0;
+  #tablesVerified = 0;
+
+  constructor(options: VerifyOptions, pairs: readonly Pair[], control: Session) {
+    this.#options = options;
+    this.#pairs = pairs;
+    this.#control = control;
+  }
+
+  async run(): Promise<Verdict> {
+    const { shadowId } = this.#options;
+    const prepared = await this.#prepare();
+    let sequences: readonly SequenceValue[] = [];
+    const moment = await enterMoment({
+      choice: this.#options.moment,
+      pairs: this.#pairs,
+      source: this.#options.source,
+      control: this.#control,
+      onSourceRead: async () => {
+        sequences = await readSequenceValues(this.#pair.source, this.#options.sequences);
+      },
+      onBlocked: (blocker) => this.#notice(`the fence waits for ${blocker}`),
+    });
+    await using fence = moment.fence;
+    const theirSequences = await readSequenceValues(this.#pair.target, this.#options.sequences);
+    for (const difference of compareSequences(sequences, theirSequences)) {
+      this.#found.add(difference);
+    }
+    await fence?.release();
+    const marks = shadowId === undefined ? NO_MARKS : await readMarks(this.#pair.target, shadowId);
+    const work = await this.#choose(prepared, moment, marks);
+    const scope = work.some(({ chunks }) => chunks !== undefined) ? 'incremental' : 'full';
+    const verificationId =
+      shadowId === undefined ? undefined : await startVerification(this.#control, shadowId, scope);
+    await this.#compareAll(work, moment, marks);
+    await leaveMoment(this.#pairs);
+    return await this.#conclude(scope, moment, verificationId);
+  }
+
+  get #pair(): Pair {
+    const [pair] = this.#pairs;
+    if (pair === undefined) throw new Error('unreachable: at least one pair is opened');
+    return pair;
+  }
+
+  /** What does not need the moment, so that the follower is held as shortly as possible. */
+  async #prepare(): Promise<readonly Omit<TableComparison, 'chunks'>[]> {
+    const { tables, shadowId } = this.#options;
+    const stopped =
+      shadowId === undefined ? new Set<number>() : await readStoppedTables(this.#control, shadowId);
+    for (const { oid, schema, name } of tables) {
+      if (stopped.has(oid)) this.#unverified.push(`${schema}.${name} (stopped)`);
+    }
+    const following = tables.filter(({ oid }) => !stopped.has(oid));
+    const structure = await compareStructure(this.#pair, following);
+    for (const difference of structure.differences) this.#found.add(difference);
+    for (const { table, hash } of structure.comparable) {
+      const { schema, name } = table;
+      this.#unverified.push(...hash.unverified.map((column) => `${schema}.${name}.${column}`));
+    }
+    const known =
+      shadowId === undefined
+        ? new Map<number, Chunking>()
+        : await readChunking(this.#control, shadowId);
+    const proposed = await proposeChunking({
+      ...this.#pair,
+      tables: following.filter(({ oid }) => !known.has(oid)),
+    });
+    return structure.comparable.map(({ table, hash }) => {
+      const chunking = known.get(table.oid) ?? proposed.get(table.oid) ?? WHOLE;
+      if (!suits(chunking, table)) return { table, hash, chunking: WHOLE };
+      if (known.has(table.oid)) this.#marked.add(table.oid);
+      return { table, hash, chunking };
+    });
+  }
+
+  /** Which chunks of each table are to be read. */
+  async #choose(
+    prepared: readonly Omit<TableComparison, 'chunks'>[],
+    moment: Moment,
+    marks: Marks,
+  ): Promise<readonly TableComparison[]> {
+    const { shadowId, isFull } = this.#options;
+    const isIncremental = shadowId !== undefined && !isFull && moment.fence !== undefined;
+    const verified: ReadonlyMap<number, number> = isIncremental
+      ? await readVerifiedChunks(this.#control, shadowId)
+      : new Map();
+    const work = prepared.map((comparison): TableComparison => {
+      const { oid } = comparison.table;
+      const known = verified.get(oid);
+      const dirty = [...(marks.chunks.get(oid)?.keys() ?? [])];
+      const isWhole = known === undefined || !this.#marked.has(oid) || marks.tables.has(oid);
+      if (isWhole) return { ...comparison, chunks: undefined };
+      this.#chunks += Math.max(known, dirty.length);
+      return { ...comparison, chunks: dirty };
+    });
+    // The largest first, so that the last one to end is a small one.
+    return work.toSorted((a, b) => b.table.pages - a.table.pages);
+  }
+
+  async #compareAll(work: readonly TableComparison[], moment: Moment, marks: Marks): Promise<void> {
+    const queue = [...work];
+    let recording = Promise.resolve();
+    await Promise.all(
+      this.#pairs.map(async (pair) => {
+        for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+          this.#options.signal.throwIfAborted();
+          const comparison = next;
+          const outcome = await this.#compareOne(pair, comparison);
+          if (outcome !== undefined) {
+            // One transaction at a time: the control session is shared.
+            recording = recording.then(async () =>
+              this.#record(comparison, outcome, moment, marks),
+            );
+            await recording;
+          }
+          this.#options.failpoints.hit('verify.afterChunk');
+        }
+      }),
+    );
+  }
+
+  async #compareOne(pair: Pair, comparison: TableComparison) {
+    const { table, chunks } = comparison;
+    const outcome =
+      chunks?.length === 0
+        ? { same: [], different: [], rows: 0n, differences: 0 }
+        : await compareTable(pair, comparison, this.#found);
+    this.#tablesVerified += 1;
+    if (outcome === undefined) {
+      this.#unverified.push(`${table.schema}.${table.name} (rewritten meanwhile)`);
+      return undefined;
+    }
+    const read = chunks?.length ?? outcome.same.length + outcome.different.length;
+    if (chunks === undefined) this.#chunks += read;
+    this.#chunksRead += read;
+    this.#rows += outcome.rows;
+    if (outcome.different.length > 0) this.#different.set(table.oid, outcome.different);
+    this.#options.report({
+      type: 'verifyProgress',
+      table: { schema: table.schema, name: table.name },
+      tablesVerified: this.#tablesVerified,
+      tables: this.#options.tables.length,
+      rows: Number(this.#rows),
+    });
+    return outcome;
+  }
+
+  async #record(
+    { table, chunks }: TableComparison,
+    outcome: TableOutcome,
+    { lsn }: Moment,
+    marks: Marks,
+  ): Promise<void> {
+    const { shadowId } = this.#options;
+    if (shadowId === undefined || lsn === undefined || !this.#marked.has(table.oid)) return;
+    const { oid } = table;
+    await recordTable(this.#control, { ...outcome, shadowId, oid, lsn, marks, chunks });
+  }
+
+  async #conclude(
+    scope: Verdict['scope'],
+    { lsn }: Moment,
+    verificationId: string | undefined,
+  ): Promise<Verdict> {
+    const verdict: Verdict = {
+      scope,
+      lsn,
+      caveats: caveatsOf(scope, this.#options.moment),
+      tables: this.#tablesVerified,
+      rows: Number(this.#rows),
+      chunksRead: this.#chunksRead,
+      chunks: this.#chunks,
+      differences: this.#found.count,
+      listed: this.#found.kept,
+      unverified: this.#unverified,
+      elapsedMs: Math.round(performance.now() - this.#startedAt),
+      different: this.#different,
+    };
+    if (verificationId !== undefined) {
+      await finishVerification(this.#control, verificationId, verdict);
+    }
+    for (const caveat of verdict.caveats) this.#notice(caveat);
+    const { caveats: _, listed: __, different: ___, ...event } = verdict;
+    this.#options.report({
+      ...event,
+      type: 'verified',
+      lsn: lsn === undefined ? undefined : formatLsn(lsn),
+    });
+    return verdict;
+  }
+
+  #notice(message: string): void {
+    this.#options.report({ type: 'notice', level: 'info', message });
+  }
+}
+
+/** A plan counts only for the key that it was made for. */
+function suits(chunking: Chunking, table: Table): boolean {
+  const { strategy, column } = chooseStrategy(table);
+  if (chunking.strategy === 'whole') return true;
+  return chunking.strategy === strategy && chunking.column === column;
+}
+
+function caveatsOf(scope: Verdict['scope'], moment: MomentChoice): readonly string[] {
+  if (moment.kind === 'now') {
+    return [
+      'no follower keeps a fence: this is exact only if nobody wrote to either side meanwhile',
+    ];
+  }
+  if (moment.kind === 'snapshot') {
+    return ['this is exact only if nobody has written to the target since it was copied'];
+  }
+  return scope === 'incremental'
+    ? [
+        'only what the source changed was read: what others wrote on the target is found with --full',
+      ]
+    : [];
+}
