@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as wait } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
@@ -17,6 +18,7 @@ import { type CopyResult, copyTables } from '#src/shadow/copy/copy.ts';
 import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.ts';
 
 export const SHADOW_ID = 'c0ffee01';
+export const KEEPER = `understudy ${SHADOW_ID} keeper`;
 
 /** Everything that a copy needs and a test sets; plain data, since it crosses processes. */
 export type CopyJob = {
@@ -97,4 +99,22 @@ export async function tableDigest(session: Session, table: string): Promise<stri
        FROM ${table} t`,
   );
   return row?.['digest'] ?? 'no digest';
+}
+
+/** The keepers' connections to the session's database. */
+export async function keepers(source: Session): Promise<number> {
+  const [row] = await source.query(
+    `SELECT count(*) AS n FROM pg_stat_activity
+      WHERE application_name = $1 AND datname = current_database()`,
+    [KEEPER],
+  );
+  return Number(row?.['n']);
+}
+
+export async function waitUntil(fact: () => Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + 20_000;
+  while (!(await fact())) {
+    if (Date.now() > deadline) throw new Error('the fact did not come true in time');
+    await wait(20);
+  }
 }

@@ -6,17 +6,19 @@ import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
 import type { Session } from '#src/db/postgres/session.ts';
 import {
   type CopyJob,
+  keepers,
+  KEEPER,
   runCopy,
   SHADOW_ID,
   startCopyProcess,
   tableDigest,
   takeSnapshot,
+  waitUntil,
 } from '#test/copy.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
 import { holdGeneration } from './generations.ts';
 
-const KEEPER = `understudy ${SHADOW_ID} keeper`;
 const SCHEMA = `
   CREATE TABLE public.a (id bigint PRIMARY KEY, v text);
   CREATE TABLE public.b (id bigint PRIMARY KEY, v text);`;
@@ -63,28 +65,10 @@ async function generations(target: Session): Promise<readonly string[]> {
   return rows.map((row) => row['generation'] ?? '');
 }
 
-async function waitUntil(fact: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  while (!(await fact())) {
-    if (Date.now() > deadline) throw new Error('the fact did not come true in time');
-    await new Promise((resolve) => {
-      setTimeout(resolve, 20);
-    });
-  }
-}
-
 async function lockWaits(source: Session): Promise<number> {
   const [row] = await source.query(
     `SELECT count(*) AS n FROM pg_locks l JOIN pg_database d ON d.oid = l.database
       WHERE NOT l.granted AND d.datname = current_database()`,
-  );
-  return Number(row?.['n']);
-}
-
-async function keepers(source: Session): Promise<number> {
-  const [row] = await source.query(
-    'SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()',
-    [KEEPER],
   );
   return Number(row?.['n']);
 }

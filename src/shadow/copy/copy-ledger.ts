@@ -191,25 +191,39 @@ export async function recordCopied(
   assert(updated === 1, 'a table that was copied is in the ledger');
 }
 
-/** One row while the table is still of this generation; holds a change of it back until the end of the transaction. */
-export function lockRelationSql(shadowId: string, table: Table, generation: number): string {
-  return `SELECT FROM understudy.relation WHERE shadow_id = ${quoteLiteral(shadowId)}
-      AND source_oid = ${table.oid} AND generation = ${generation} AND state = 'copying' FOR SHARE`;
+/** Names a part of a table in one generation. */
+export type PartKey = {
+  readonly shadowId: string;
+  readonly oid: number;
+  readonly generation: number;
+  readonly number: number;
+};
+
+/**
+ * Opens the transaction that copies a part, with three results to read: a row while the table is of this
+ * generation, whose change is held back until the end; a row if the part is ours to copy; a row with its
+ * counts if it is copied already. The claim waits for a transaction that another connection left behind,
+ * and whose COMMIT may have been lost on the way to us.
+ */
+export function claimPartSql(key: PartKey): string {
+  return `BEGIN;
+    SELECT FROM understudy.relation WHERE ${whereTable(key)} AND state = 'copying' FOR SHARE;
+    INSERT INTO understudy.part (shadow_id, source_oid, generation, part, rows, bytes)
+    VALUES (${quoteLiteral(key.shadowId)}, ${key.oid}, ${key.generation}, ${key.number}, 0, 0)
+    ON CONFLICT DO NOTHING RETURNING part;
+    SELECT rows, bytes FROM understudy.part WHERE ${whereTable(key)} AND part = ${key.number}`;
 }
 
 /** Belongs into the transaction that copied the part. */
-export function recordPartSql(
-  part: {
-    readonly shadowId: string;
-    readonly oid: number;
-    readonly generation: number;
-  } & Counts & {
-      readonly number: number;
-    },
-): string {
-  return `INSERT INTO understudy.part (shadow_id, source_oid, generation, part, rows, bytes)
-      VALUES (${quoteLiteral(part.shadowId)}, ${part.oid}, ${part.generation}, ${part.number},
-              ${part.rows}, ${part.bytes})`;
+export function recordPartSql(key: PartKey, counts: Counts): string {
+  return `UPDATE understudy.part
+      SET rows = ${counts.rows}, bytes = ${counts.bytes}, copied_at = clock_timestamp()
+    WHERE ${whereTable(key)} AND part = ${key.number}`;
+}
+
+function whereTable(key: PartKey): string {
+  const shadowId = quoteLiteral(key.shadowId);
+  return `shadow_id = ${shadowId} AND source_oid = ${key.oid} AND generation = ${key.generation}`;
 }
 
 function numberOf(row: Row, column: string): number {

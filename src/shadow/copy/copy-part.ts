@@ -1,8 +1,8 @@
 /**
  * One part of one table, from source to target, exactly once:
  *
- *   source: BEGIN, snapshot, LOCK t, check ── COPY (ctid range) TO ─┐            ┌─ COMMIT (unlock)
- *   target: BEGIN, lock ledger row ────────── COPY t FROM ◄─frames──┘─ ledger ─ COMMIT
+ *   source: BEGIN, snapshot, LOCK t, check ── COPY (ctid range) TO ─┐                  ┌─ COMMIT (unlock)
+ *   target: BEGIN, claim in the ledger ────── COPY t FROM ◄─frames──┘─ counts ─ COMMIT ┘
  *
  * COPY OUT and COPY IN have the same frames, so bytes are passed on as they come; only the 5-byte headers
  * are walked. The part and its ledger row commit together.
@@ -17,7 +17,7 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';
 import { copyDone } from '#src/wire/postgres/frontend.ts';
 
-import { type Counts, lockRelationSql, recordPartSql } from './copy-ledger.ts';
+import { claimPartSql, type Counts, type PartKey, recordPartSql } from './copy-ledger.ts';
 import { pumpCopy } from './copy-pump.ts';
 import type { HeldSnapshot } from './generations.ts';
 import { SNAPSHOT_GONE_SQLSTATES } from './snapshot-gone.ts';
@@ -36,7 +36,6 @@ export type PartJob = {
 export type CopyPair = { readonly source: WireConnection; readonly target: WireConnection };
 
 const TABLE_GONE_SQLSTATES = new Set(['42P01', '42703', '3F000']); // undefined table, column, schema
-const UNIQUE_VIOLATION = '23505';
 
 /**
  * Copy the part and commit it with its ledger row.
@@ -46,24 +45,14 @@ const UNIQUE_VIOLATION = '23505';
  */
 export async function copyPart(pair: CopyPair, job: PartJob): Promise<Counts> {
   const { source, target } = pair;
-  await Promise.all([beginSource(source, job), beginTarget(target, job)]);
+  const [copied] = await Promise.all([claimPart(target, job), beginSource(source, job)]);
+  if (copied !== undefined) {
+    await Promise.all([target.query('ROLLBACK'), source.query('ROLLBACK')]);
+    return copied;
+  }
   const counts = await transfer(pair, job);
   job.failpoints.hit('copy.afterSourceCopy');
-  const { shadowId, table, part, held } = job;
-  try {
-    await target.query(
-      recordPartSql({
-        shadowId,
-        oid: table.oid,
-        generation: held.generation,
-        number: part.number,
-        ...counts,
-      }),
-    );
-  } catch (error) {
-    if (sqlstateOf(error) !== UNIQUE_VIOLATION) throw error;
-    throw new OperatorError('LEASE_LOST', `another process copied a part of ${nameOf(table)}`);
-  }
+  await target.query(recordPartSql(keyOf(job), counts));
   job.failpoints.hit('copy.beforePartCommit');
   await target.query('COMMIT');
   job.failpoints.hit('copy.afterPartCommit');
@@ -139,11 +128,21 @@ function checkSql(table: Table): string {
               pg_identify_object_as_address(1259, ${table.oid}, u.attnum) AS address)::text`;
 }
 
-async function beginTarget(target: WireConnection, job: PartJob): Promise<void> {
-  const { shadowId, table, held } = job;
-  const results = await target.query(`BEGIN; ${lockRelationSql(shadowId, table, held.generation)}`);
-  if (results.at(-1)?.rows.length === 1) return;
-  throw new OperatorError('LEASE_LOST', `another process took over the copy of ${nameOf(table)}`);
+/** Begin the target's transaction. Undefined, or the counts of a part that turns out to be copied. */
+async function claimPart(target: WireConnection, job: PartJob): Promise<Counts | undefined> {
+  const [, relation, claim, part] = await target.query(claimPartSql(keyOf(job)));
+  if (relation?.rows.length !== 1) {
+    const table = nameOf(job.table);
+    throw new OperatorError('LEASE_LOST', `another process took over the copy of ${table}`);
+  }
+  if (claim?.rows.length === 1) return undefined;
+  const [rows, bytes] = part?.rows[0] ?? [];
+  return { rows: Number(rows), bytes: Number(bytes) };
+}
+
+function keyOf(job: PartJob): PartKey {
+  const { shadowId, table, held, part } = job;
+  return { shadowId, oid: table.oid, generation: held.generation, number: part.number };
 }
 
 async function transfer(pair: CopyPair, job: PartJob): Promise<Counts> {
