@@ -171,7 +171,7 @@ export class ScriptedTarget {
     const tag = bytes.toString('latin1', 0, 1);
     if (tag === 'B') this.#rows = [];
     else if (tag === 'C') this.#commit(bytes.readBigUInt64BE(10), this.#rows ?? []);
-    else if (tag === 'S') this.#startStream(bytes.readUInt32BE(1));
+    else if (tag === 'S') this.#startStream(bytes.readUInt32BE(1), bytes[5] === 1);
     else if (tag === 'E') this.#stream = undefined;
     else if (tag === 'c') this.#commitStream(bytes.readUInt32BE(1), bytes.readBigUInt64BE(14));
     else if (tag === 'A') this.#abortStream(bytes.readUInt32BE(1), bytes.readUInt32BE(5));
@@ -185,7 +185,7 @@ export class ScriptedTarget {
     const rest = bytes.toString('latin1', at + 4);
     const relations = stream?.relations ?? this.#relations;
     if (tag === 'R') relations.set(table, rest);
-    if (tag !== 'I') return;
+    if (tag !== 'I' || stream?.isVoid) return;
     const version = rest.split(':')[2];
     if (relations.get(table) !== version) {
       throw new Error(`row of version ${version} read as ${relations.get(table)}`);
@@ -201,15 +201,20 @@ export class ScriptedTarget {
     this.transactions.push({ endLsn, rows });
   }
 
-  #startStream(xid: number): void {
-    const stream = this.#streams.get(xid) ?? { rows: [], relations: new Map<number, string>() };
+  #startStream(xid: number, isFirst: boolean): void {
+    const started = { isVoid: !isFirst, rows: [], relations: new Map<number, string>() };
+    const stream = this.#streams.get(xid) ?? started;
     this.#streams.set(xid, stream);
     this.#stream = stream;
   }
 
   #commitStream(xid: number, endLsn: bigint): void {
-    const rows = this.#streams.get(xid)?.rows ?? [];
+    const stream = this.#streams.get(xid);
     this.#streams.delete(xid);
+    if (stream?.isVoid !== false && endLsn > this.#applied) {
+      throw new Error(`stream ${xid} commits at ${endLsn} but its start was not read`);
+    }
+    const rows = stream?.rows ?? [];
     this.#commit(
       endLsn,
       rows.map((row) => row.label),
@@ -223,7 +228,12 @@ export class ScriptedTarget {
   }
 }
 
-type TargetStream = { rows: Row[]; readonly relations: Map<number, string> };
+type TargetStream = {
+  /** Reading began behind its start. */
+  readonly isVoid: boolean;
+  rows: Row[];
+  readonly relations: Map<number, string>;
+};
 
 function begin(finalLsn: bigint, xid: number): Buffer {
   return tagged('B', u64(finalLsn), u64(0n), u32(xid));

@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
-import { open, readdir, rename, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, open, readdir, rename, type FileHandle } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 
 import { OperatorError } from '#src/lib/errors.ts';
 
@@ -8,7 +8,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 export type OpenFile = (path: string, flags: string, mode: number) => Promise<FileHandle>;
 
 export const FILE_MODE = 0o600;
-export const DIRECTORY_MODE = 0o700;
+const DIRECTORY_MODE = 0o700;
 
 const SEGMENT_NAME = /^([0-9a-f]{16})\.seg$/;
 
@@ -30,6 +30,16 @@ export async function listSegments(directory: string): Promise<number[]> {
 export async function syncDirectory(directory: string): Promise<void> {
   await using handle = await open(directory, constants.O_RDONLY | constants.O_DIRECTORY);
   await handle.sync();
+}
+
+/** Also its parents; nothing when it is there already. */
+export async function createDirectory(directory: string): Promise<void> {
+  const path = resolve(directory);
+  const topmost = await mkdir(path, { recursive: true, mode: DIRECTORY_MODE });
+  if (topmost === undefined) return;
+  for (let made = path; made.length >= topmost.length; made = dirname(made)) {
+    await syncDirectory(dirname(made));
+  }
 }
 
 /** All of the new content or, after a crash, all of the old one. */

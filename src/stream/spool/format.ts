@@ -130,24 +130,14 @@ export function messageOffsets(block: Buffer, count: number): Int32Array {
   return offsets;
 }
 
-/** The message's header; the message itself follows at `at + MESSAGE_HEADER_BYTES`. */
-export function writeMessageHeader(
-  block: Buffer,
-  at: number,
-  messageBytes: number,
-  walStart: bigint,
-): void {
-  block.writeUInt32BE(messageBytes, at);
-  block.writeBigUInt64BE(walStart, at + 4);
-}
-
 /** A block, not yet sealed, that holds these messages with WAL start 0. */
 export function blockOfMessages(messages: readonly Buffer[]): Buffer {
   const bodyBytes = messages.reduce((sum, one) => sum + MESSAGE_HEADER_BYTES + one.length, 0);
   const block = Buffer.allocUnsafeSlow(HEADER_BYTES + bodyBytes);
   let at = HEADER_BYTES;
   for (const message of messages) {
-    writeMessageHeader(block, at, message.length, 0n);
+    block.writeUInt32BE(message.length, at);
+    block.writeBigUInt64BE(0n, at + 4);
     message.copy(block, at + MESSAGE_HEADER_BYTES);
     at += MESSAGE_HEADER_BYTES + message.length;
   }

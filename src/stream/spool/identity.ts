@@ -19,7 +19,7 @@ export type SpoolIdentity = {
   readonly createdLsn: Lsn;
 };
 
-const IDENTITY_NAME = 'identity';
+export const IDENTITY_NAME = 'identity';
 
 const identityFile = z.object({
   version: z.number(),

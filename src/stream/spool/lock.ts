@@ -13,7 +13,7 @@ import { errnoOf, FILE_MODE } from './files.ts';
  * time; a holder that is dead, or whose pid is another process by now, is displaced. The lease on the
  * target already excludes a second runner; this also catches one of another shadow with the same folder.
  */
-const LOCK_NAME = 'lock';
+export const LOCK_NAME = 'lock';
 
 /** Throws LEASE_HELD while another process, or this one, holds the folder. */
 export async function lockDirectory(directory: string): Promise<AsyncDisposable> {

@@ -1,197 +1,62 @@
-import { mkdtemp, rm, stat } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import * as fc from 'fast-check';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, expect, test } from 'vitest';
 
 import { type Lsn, lsn } from '#src/core/lsn.ts';
+import type { ScriptedSource, SourceEvent } from '#test/pgoutput-source.ts';
 import {
-  type RowSpec,
-  ScriptedSource,
-  ScriptedTarget,
-  type SourceEvent,
-} from '#test/pgoutput-source.ts';
+  anySizes,
+  anySteps,
+  append,
+  appendAll,
+  applyAll,
+  CREATED,
+  createScratch,
+  deadline,
+  IDENTITY,
+  messagesOf,
+  openTestSpool,
+  play,
+  readAll,
+  transcript,
+  transcriptOf,
+} from '#test/spool.ts';
 
 import { segmentPath } from './files.ts';
-import type { SpoolBlock } from './format.ts';
-import type { SpoolIdentity } from './identity.ts';
-import { openSpool, type Spool, type SpoolOptions } from './spool.ts';
+import type { SpoolBlock, SpoolPosition } from './format.ts';
 
-const CREATED = lsn(0x1000n);
-const identity: SpoolIdentity = {
-  shadowId: '0badcafe',
-  systemId: '7500000000000000001',
-  timeline: 1,
-  slot: 'understudy_0badcafe',
-  createdLsn: CREATED,
-};
-const idle = AbortSignal.timeout(60_000);
+const scratch = await createScratch();
+afterAll(() => scratch[Symbol.asyncDispose]());
 
-let scratch: string;
-beforeEach(async () => {
-  scratch = await mkdtemp(join(tmpdir(), 'spool-'));
-});
-afterEach(async () => {
-  await rm(scratch, { recursive: true });
+const row = (bytes: number): { table: number; bytes: number; subtransaction: number } => ({
+  table: 0,
+  bytes,
+  subtransaction: 0,
 });
 
-let directories = 0;
-function newDirectory(): string {
-  return join(scratch, String(++directories));
-}
-
-function open(directory: string, options: Partial<SpoolOptions> = {}): Promise<Spool> {
-  return openSpool({ directory, identity, mode: 'create', bytesMax: 2 ** 40, ...options });
-}
-
-const anyRow: fc.Arbitrary<RowSpec> = fc.record({
-  table: fc.nat(2),
-  bytes: fc.oneof(fc.nat(20), fc.nat(20), fc.nat(900)),
-  subtransaction: fc.nat(2),
-});
-const anyRows = fc.array(anyRow, { maxLength: 8 });
-const cutAfter = fc.option(fc.nat(4), { nil: undefined, freq: 8 });
-
-type Step = (source: ScriptedSource) => void;
-const anyStep: fc.Arbitrary<Step> = fc.oneof(
-  {
-    weight: 6,
-    arbitrary: fc.tuple(anyRows, cutAfter).map(
-      ([rows, cut]): Step =>
-        (source) =>
-          source.transaction(rows, cut),
-    ),
-  },
-  {
-    weight: 8,
-    arbitrary: fc.tuple(fc.nat(3), anyRows, cutAfter).map(
-      ([which, rows, cut]): Step =>
-        (source) =>
-          source.streamBlock(which, rows, cut),
-    ),
-  },
-  {
-    weight: 3,
-    arbitrary: fc.nat(2).map(
-      (which): Step =>
-        (source) =>
-          source.streamCommit(which),
-    ),
-  },
-  {
-    weight: 2,
-    arbitrary: fc.tuple(fc.nat(2), fc.nat(2)).map(
-      ([which, sub]): Step =>
-        (source) =>
-          source.streamAbort(which, sub),
-    ),
-  },
-  {
-    weight: 1,
-    arbitrary: fc.nat(2).map(
-      (table): Step =>
-        (source) =>
-          source.alter(table),
-    ),
-  },
-  { weight: 1, arbitrary: fc.constant<Step>((source) => source.keepalive()) },
-  {
-    weight: 1,
-    arbitrary: fc.nat(4).map(
-      (again): Step =>
-        (source) =>
-          source.reconnect(again),
-    ),
-  },
-);
-const anySteps = fc.array(anyStep, { maxLength: 40 });
-const anySizes = fc.record({
-  segmentBytes: fc.integer({ min: 200, max: 6000 }),
-  blockBytes: fc.integer({ min: 120, max: 1500 }),
-});
-
-function play(steps: readonly Step[], start: bigint = CREATED): ScriptedSource {
-  const source = new ScriptedSource(start);
-  for (const step of steps) step(source);
-  return source;
-}
-
-function append(spool: Spool, event: SourceEvent): boolean {
-  if (event.type === 'reset') {
-    spool.writer.reset();
-    return true;
-  }
-  if (event.type === 'position') return spool.writer.advance(lsn(event.endLsn));
-  // Not at the start of its buffer, as in a chunk from a socket.
-  const chunk = Buffer.concat([Buffer.from('??'), event.bytes, Buffer.from('?')]);
-  const isRoom = spool.writer.append(chunk, 2, chunk.length - 1, event.walStart);
-  chunk.fill(0);
-  return isRoom;
-}
-
-async function appendAll(spool: Spool, events: readonly SourceEvent[]): Promise<void> {
-  for (const event of events) if (!append(spool, event)) await spool.writer.room(idle);
-}
-
-function messagesOf(block: SpoolBlock): Buffer[] {
-  const messages: Buffer[] = [];
-  for (let i = 0; i < block.offsets.length; i += 2) {
-    messages.push(block.bytes.subarray(block.offsets[i], block.offsets[i + 1]));
-  }
-  return messages;
-}
-
-async function readAll(spool: Spool, applied: Lsn): Promise<SpoolBlock[]> {
-  await using reader = spool.reader(applied);
-  const blocks: SpoolBlock[] = [];
-  for (;;) {
-    const block = await reader.tryRead();
-    if (!block) return blocks;
-    blocks.push(block);
-  }
-}
-
-/** The stream as the writer got it, as text; without what the spool adds by itself. */
-function transcript(blocks: readonly SpoolBlock[]): string[] {
-  return blocks.flatMap((block) => {
-    if (block.kind === 'messages') return messagesOf(block).map((one) => one.toString('latin1'));
-    if (block.kind === 'position') return [`position ${block.endLsn}`];
-    return block.kind === 'reset' ? ['reset'] : [];
-  });
-}
-
-function transcriptOf(events: readonly SourceEvent[]): string[] {
-  return events.map((event) => {
-    if (event.type === 'message') return event.bytes.toString('latin1');
-    return event.type === 'reset' ? 'reset' : `position ${event.endLsn}`;
-  });
-}
-
-function apply(blocks: readonly SpoolBlock[], applied: Lsn): ScriptedTarget {
-  const target = new ScriptedTarget(applied);
-  for (const block of blocks) {
-    if (block.kind === 'reset') target.reset();
-    for (const message of messagesOf(block)) target.message(message);
-  }
-  return target;
+/** The events of the last connection. */
+function sinceReset(source: ScriptedSource): readonly SourceEvent[] {
+  return source.events.slice(1 + source.events.findLastIndex((event) => event.type === 'reset'));
 }
 
 test(
-  'what is appended is read in the same order, while it is being appended',
+  'what is appended is read in the same order, while it is appended',
   { timeout: 30_000 },
   async () => {
     await fc.assert(
       fc.asyncProperty(anySteps, anySizes, async (steps, sizes) => {
         const { events } = play(steps);
-        await using spool = await open(newDirectory(), sizes);
+        await using spool = await openTestSpool(scratch.newDirectory(), sizes);
         await using reader = spool.reader(CREATED);
         const expected = ['reset', ...transcriptOf(events)];
         const writing = appendAll(spool, events).then(() => spool.writer.flush());
-        const blocks: SpoolBlock[] = [];
-        while (transcript(blocks).length < expected.length) blocks.push(await reader.read(idle));
+        const found: string[] = [];
+        while (found.length < expected.length)
+          found.push(...transcript([await reader.read(deadline())]));
         await writing;
-        expect(transcript(blocks)).toEqual(expected);
+        expect(found).toEqual(expected);
       }),
       { numRuns: 40 },
     );
@@ -199,7 +64,7 @@ test(
 );
 
 test(
-  'a reader that starts anywhere, after any trim and restart, gets exactly what it has not applied',
+  'whoever starts anywhere, after any trim and restart, gets exactly what is not applied',
   { timeout: 30_000 },
   async () => {
     const share = fc.double({ min: 0, max: 1, noNaN: true });
@@ -210,56 +75,220 @@ test(
         anySizes,
         fc.tuple(share, share),
         async (first, second, sizes, shares) => {
-          const directory = newDirectory();
+          const directory = scratch.newDirectory();
           const source = play(first);
           const at = (part: number): Lsn =>
             lsn(
               source.committed[Math.floor(part * source.committed.length) - 1]?.endLsn ?? CREATED,
             );
-          const [flushed = CREATED, applied = CREATED] = shares
-            .map(at)
-            .toSorted((a, b) => Number(a - b));
+          const [flushed = CREATED, applied = CREATED] = shares.toSorted((a, b) => a - b).map(at);
           {
-            await using spool = await open(directory, sizes);
+            await using spool = await openTestSpool(directory, sizes);
             await appendAll(spool, source.events);
             await spool.writer.flush();
             await spool.trim(flushed);
             const expected = source.committed.filter(({ endLsn }) => endLsn > applied);
-            expect(apply(await readAll(spool, applied), applied).transactions).toEqual(expected);
+            expect(applyAll(await readAll(spool, applied), applied).transactions).toEqual(expected);
           }
-          // The connection went with the process: the source starts over.
+          // The connection went with the process, and the source repeats what was not confirmed.
           source.reconnect(3);
+          const repeated = sinceReset(source);
           const before = source.events.length;
           for (const step of second) step(source);
-          await using spool = await open(directory, sizes);
-          await appendAll(spool, source.events.slice(before - repeatedEvents(source, before)));
+          await using spool = await openTestSpool(directory, sizes);
+          await appendAll(spool, [...repeated, ...source.events.slice(before)]);
           await spool.writer.sync();
           await spool.trim(flushed);
           const expected = source.committed.filter(({ endLsn }) => endLsn > applied);
-          expect(apply(await readAll(spool, applied), applied).transactions).toEqual(expected);
-          expect(spool.durableLsn >= (expected.at(-1)?.endLsn ?? 0n)).toBe(true);
+          expect(applyAll(await readAll(spool, applied), applied).transactions).toEqual(expected);
+          expect(spool.durableLsn).toBeGreaterThanOrEqual(expected.at(-1)?.endLsn ?? 0n);
         },
       ),
-      { numRuns: 40 },
+      { numRuns: 60 },
     );
   },
 );
 
-/** How many of the events before `end` belong to the last connection. */
-function repeatedEvents(source: ScriptedSource, end: number): number {
-  return end - 1 - source.events.slice(0, end).findLastIndex((event) => event.type === 'reset');
-}
+test('a stream is read again, block by block, at its commit', async () => {
+  const source = play([]);
+  source.streamBlock(0, [row(300), row(300), row(300)]);
+  source.transaction([row(10)]);
+  source.streamBlock(0, [row(300)]);
+  source.streamCommit(0);
+  await using spool = await openTestSpool(scratch.newDirectory(), {
+    segmentBytes: 500,
+    blockBytes: 90, // One message each.
+  });
+  await appendAll(spool, source.events);
+  await spool.writer.flush();
+  await using reader = spool.reader(CREATED);
+  const blocks: SpoolBlock[] = [];
+  const starts: SpoolPosition[] = [];
+  while (!transcript(blocks.slice(-1)).some((message) => message.startsWith('c'))) {
+    const block = await reader.read(deadline());
+    blocks.push(block);
+    if (messagesOf(block).some((message) => message.toString('latin1', 0, 1) === 'S'))
+      starts.push(block.position);
+  }
+  const rows: string[] = [];
+  for (const start of starts) {
+    let block = await reader.readAt(start);
+    for (;;) {
+      const texts = transcript([block]);
+      rows.push(...texts.filter((text) => text.startsWith('I')).map((text) => text.slice(9)));
+      if (texts.some((text) => text.startsWith('E'))) break;
+      block = await reader.readAt(block.next);
+    }
+  }
+  expect(starts).toHaveLength(2);
+  expect(rows).toEqual(source.committed.at(-1)?.rows);
+});
+
+test('a message far larger than a block is carried whole', async () => {
+  const source = play([]);
+  source.transaction([row(1), row(5_000_000), row(1)]);
+  await using spool = await openTestSpool(scratch.newDirectory(), { segmentBytes: 100_000 });
+  await appendAll(spool, source.events);
+  await spool.writer.sync();
+  expect(applyAll(await readAll(spool, CREATED), CREATED).transactions).toEqual(source.committed);
+});
+
+test('durable follows whole transactions and keepalives, never half of one', async () => {
+  await using spool = await openTestSpool(scratch.newDirectory());
+  const source = play([]);
+  source.transaction([row(1)]);
+  source.streamBlock(0, [row(1)]);
+  await appendAll(spool, source.events);
+  expect(await spool.writer.sync()).toBe(source.committed[0]?.endLsn);
+  source.keepalive();
+  append(spool, source.events.at(-1)!);
+  const keepalive = await spool.writer.sync();
+  expect(keepalive).toBe(source.committed[0]!.endLsn + 10n);
+  expect(spool.durableLsn).toBe(keepalive);
+  const begin = Buffer.from(`B${'\0'.repeat(20)}`, 'latin1');
+  spool.writer.append(begin, 0, begin.length, 0n);
+  expect(await spool.writer.sync()).toBe(keepalive);
+});
+
+test('a position that is durable is still known after everything was trimmed', async () => {
+  const directory = scratch.newDirectory();
+  const source = play([]);
+  source.transaction([row(1)]);
+  source.keepalive();
+  const last = lsn(source.committed[0]!.endLsn);
+  for (let opened = 0; opened < 3; opened++) {
+    await using spool = await openTestSpool(directory);
+    if (opened === 0) await appendAll(spool, source.events);
+    await spool.writer.sync();
+    await spool.trim(last);
+    expect(spool.durableLsn).toBe(last + 10n);
+    expect(transcript(await readAll(spool, last)).at(-1)).toBe(
+      opened === 0 ? `position ${last + 10n}` : 'reset',
+    );
+  }
+  // A target that has lost what it had reported as flushed must not be followed over the hole.
+  await using spool = await openTestSpool(directory);
+  expect(() => spool.reader(lsn(last - 1n))).toThrow('was trimmed up to');
+});
+
+test('a reader that is behind keeps its segment from being trimmed', async () => {
+  const source = play([]);
+  for (let i = 0; i < 30; i++) source.transaction([row(100)]);
+  await using spool = await openTestSpool(scratch.newDirectory(), {
+    segmentBytes: 1000,
+    blockBytes: 500,
+  });
+  await appendAll(spool, source.events);
+  await spool.writer.flush();
+  const end = lsn(source.committed.at(-1)!.endLsn);
+  const reader = spool.reader(CREATED);
+  await reader.tryRead();
+  const all = spool.bytes;
+  await spool.trim(end);
+  expect(spool.bytes).toBe(all);
+  await reader[Symbol.asyncDispose]();
+  await spool.trim(end);
+  expect(spool.bytes).toBeLessThan(1500);
+});
+
+test('a full spool has no room until it is trimmed, and readers go on meanwhile', async () => {
+  const source = play([]);
+  for (let i = 0; i < 40; i++) source.transaction([row(100)]);
+  const sizes = { segmentBytes: 1000, blockBytes: 500, bytesMax: 3000 };
+  await using spool = await openTestSpool(scratch.newDirectory(), sizes);
+  await using reader = spool.reader(CREATED);
+  let bytesPeak = 0;
+  const writing = (async (): Promise<void> => {
+    for (const event of source.events) {
+      append(spool, event);
+      await spool.writer.flush();
+      await spool.writer.room(deadline());
+    }
+  })();
+  const blocks: SpoolBlock[] = [];
+  let waits = 0;
+  while (applyAll(blocks, CREATED).transactions.length < 40) {
+    blocks.push(await reader.read(deadline()));
+    bytesPeak = Math.max(bytesPeak, spool.bytes);
+    if (!spool.writer.isFull) continue;
+    waits += 1;
+    await spool.trim(blocks.at(-1)!.commitEndLsn);
+  }
+  await writing;
+  expect(waits).toBeGreaterThan(0);
+  expect(bytesPeak).toBeLessThan(3000 + 500);
+});
+
+test('a wait for more, or for room, ends when it is aborted', async () => {
+  await using spool = await openTestSpool(scratch.newDirectory(), { bytesMax: 1 });
+  await using reader = spool.reader(CREATED);
+  await reader.read(deadline());
+  await reader.read(deadline());
+  const controller = new AbortController();
+  const waits = [reader.read(controller.signal), spool.writer.room(controller.signal)];
+  controller.abort(new Error('stopping'));
+  for (const result of await Promise.allSettled(waits)) {
+    expect(result).toMatchObject({ status: 'rejected', reason: { message: 'stopping' } });
+  }
+});
+
+test('messages that are not nested as the protocol says are refused', async () => {
+  await using spool = await openTestSpool(scratch.newDirectory());
+  const commit = Buffer.alloc(26);
+  commit.write('C');
+  expect(() => spool.writer.append(commit, 0, commit.length, 0n)).toThrow('unexpected Commit');
+});
 
 test('the folder and its files are for their owner only', async () => {
-  const directory = newDirectory();
-  await using spool = await open(directory);
+  const directory = scratch.newDirectory();
+  await using spool = await openTestSpool(directory);
   await spool.writer.sync();
-  const modes = [
-    directory,
-    segmentPath(directory, 1),
-    join(directory, 'identity'),
-    join(directory, 'lock'),
-  ];
-  const found = await Promise.all(modes.map(async (path) => (await stat(path)).mode & 0o777));
-  expect(found).toEqual([0o700, 0o600, 0o600, 0o600]);
+  const paths = [segmentPath(directory, 1), join(directory, 'identity'), join(directory, 'lock')];
+  const modes = await Promise.all(
+    [directory, ...paths].map(async (path) => (await stat(path)).mode & 0o777),
+  );
+  expect(modes).toEqual([0o700, 0o600, 0o600, 0o600]);
+});
+
+test('a spool of another shadow or server, or none where one must be, is refused', async () => {
+  const directory = scratch.newDirectory();
+  await expect(openTestSpool(directory, { mode: 'resume' })).rejects.toMatchObject({
+    code: 'SPOOL_MISSING',
+  });
+  await (await openTestSpool(directory))[Symbol.asyncDispose]();
+  await (await openTestSpool(directory, { mode: 'resume' }))[Symbol.asyncDispose]();
+  for (const [change, code] of [
+    [{ systemId: '1' }, 'SOURCE_CHANGED'],
+    [{ timeline: 2 }, 'SOURCE_CHANGED'],
+    [{ slot: 'other' }, 'SPOOL_MISSING'],
+    [{ shadowId: 'other' }, 'SPOOL_MISSING'],
+    [{ createdLsn: lsn(1n) }, 'SPOOL_MISSING'],
+  ] as const) {
+    const identity = { ...IDENTITY, ...change };
+    await expect(openTestSpool(directory, { identity })).rejects.toMatchObject({ code });
+  }
+  const other = scratch.newDirectory();
+  await mkdir(other);
+  await writeFile(join(other, 'thesis.tex'), 'mine');
+  await expect(openTestSpool(other)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
 });

@@ -1,12 +1,18 @@
-import { chmod, mkdir, open } from 'node:fs/promises';
+import { open, readdir } from 'node:fs/promises';
 
 import type { Lsn } from '#src/core/lsn.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 
-import { DIRECTORY_MODE, errnoOf, fileError, type OpenFile } from './files.ts';
-import { checkIdentity, readIdentity, type SpoolIdentity, writeIdentity } from './identity.ts';
-import { lockDirectory } from './lock.ts';
+import { createDirectory, errnoOf, fileError, type OpenFile } from './files.ts';
+import {
+  checkIdentity,
+  IDENTITY_NAME,
+  readIdentity,
+  type SpoolIdentity,
+  writeIdentity,
+} from './identity.ts';
+import { LOCK_NAME, lockDirectory } from './lock.ts';
 import { SpoolReader } from './reader.ts';
 import { recoverSegments } from './recover.ts';
 import { Segments } from './segments.ts';
@@ -21,7 +27,8 @@ import { SpoolWriter } from './writer.ts';
  * ```
  * await using spool = await openSpool({ directory, identity, mode: 'create' or 'resume', bytesMax, … });
  *
- * receiver:  spool.writer.reset()                                  after each START_REPLICATION
+ * receiver:  spool.writer.reset()                                  after each START_REPLICATION, which may
+ *                                                                  ask for everything after durableLsn
  *            if (!spool.writer.append(buffer, start, end, walStart)) await spool.writer.room(signal)
  *            await spool.writer.flush()                            readers see it
  *            confirm(await spool.writer.sync())                    or spool.writer.durableLsn at any time
@@ -35,18 +42,20 @@ import { SpoolWriter } from './writer.ts';
  *            await spool.trim(flushedLsn)
  * ```
  *
- * What the applier must do: skip a transaction whose commit end is at or before its applied position,
- * but take the Relation and Type messages inside of it; on `reset` drop a transaction in progress and
+ * What the applier must do: skip a transaction whose commit end is at or before that of the last one it
+ * took (the source repeats some after a reset), but take the Relation and Type messages inside of it; on
+ * `reset` drop a transaction in progress and
  * all streams that did not commit; keep the Relations of a stream to that stream. Those that a stream's
  * commit made valid for all come again in a `relations` block right behind the commit, so that a stream
- * which is skipped need not be read.
+ * which is skipped need not be read. A stream whose first block (Stream Start with 1) was not read is
+ * void: reading began behind it, because it is aborted, reset or applied by what follows.
  *
  * Reading may begin at any segment: each starts with the Relations that hold there, and no transaction
  * and no Stream Start … Stream Stop spans segments. A segment therefore grows past its size when one
  * transaction is larger: nothing is lost by it, since none of it could be trimmed before its commit.
  */
 export type SpoolOptions = {
-  /** One folder per shadow; made when missing and mode is `create`. */
+  /** One folder per shadow. Mode `create` makes it; one that exists must be a spool or empty. */
   readonly directory: string;
   readonly identity: SpoolIdentity;
   /** `create` also opens a spool that is there, if its identity is the same; `resume` demands one. */
@@ -69,13 +78,13 @@ const NO_FAILPOINTS: Failpoints = { hit: () => undefined };
  * Open, and recover after a crash. The spool begins with a `reset`.
  *
  * Throws SPOOL_MISSING, SOURCE_CHANGED (another identity), SPOOL_CORRUPT, SPOOL_FULL, SPOOL_UNUSABLE,
- * LEASE_HELD (another process has it open).
+ * LEASE_HELD (another process has it open), CONFIG_INVALID (a folder with something else in it).
  */
 export async function openSpool(options: SpoolOptions): Promise<Spool> {
   const { directory, identity } = options;
   await using cleanup = new AsyncDisposableStack();
   try {
-    await prepareDirectory(options);
+    await prepareDirectory(directory, options.mode);
     cleanup.use(await lockDirectory(directory));
     const found = await readIdentity(directory);
     if (found) checkIdentity(directory, found, identity);
@@ -112,6 +121,10 @@ export class Spool implements AsyncDisposable {
     this.#owned = owned;
   }
 
+  get directory(): string {
+    return this.#segments.directory;
+  }
+
   /** On disk. */
   get bytes(): number {
     return this.#segments.bytes;
@@ -145,16 +158,31 @@ export class Spool implements AsyncDisposable {
   }
 }
 
-/** The stream holds row values, so nobody else may read the folder (trap 16). */
-async function prepareDirectory(options: SpoolOptions): Promise<void> {
-  if (options.mode === 'create') {
-    await mkdir(options.directory, { recursive: true, mode: DIRECTORY_MODE });
-  }
+/**
+ * The stream holds row values, so the folder and its files are for their owner only (trap 16). A folder
+ * that somebody else made keeps its mode, and must be empty: it might be anything, such as /tmp.
+ */
+async function prepareDirectory(directory: string, mode: SpoolOptions['mode']): Promise<void> {
+  if (mode === 'create') await createDirectory(directory);
+  let names: string[];
   try {
-    await chmod(options.directory, DIRECTORY_MODE);
+    names = await readdir(directory);
   } catch (error) {
-    throw errnoOf(error) === 'ENOENT' ? missingError(options.directory) : error;
+    throw errnoOf(error) === 'ENOENT' ? missingError(directory) : error;
   }
+  if (names.includes(IDENTITY_NAME)) return;
+  const other = names.find((name) => !isLeftover(name));
+  if (other === undefined) return;
+  throw new OperatorError(
+    'CONFIG_INVALID',
+    `the folder ${directory} is not a spool and not empty: it holds ${other}`,
+    { detail: { directory } },
+  );
+}
+
+/** What a crash may leave in a new spool that has no identity yet. */
+function isLeftover(name: string): boolean {
+  return name.startsWith(LOCK_NAME) || name.startsWith(IDENTITY_NAME);
 }
 
 function missingError(directory: string): OperatorError {

@@ -5,28 +5,21 @@ import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 
+import { BlockQueue, type QueuedBlock } from './block-queue.ts';
 import { FILE_MODE, fileError, type OpenFile, segmentPath, syncDirectory } from './files.ts';
-import {
-  type BlockKind,
-  blockOfMessages,
-  HEADER_BYTES,
-  MESSAGE_HEADER_BYTES,
-  sealBlock,
-  writeMessageHeader,
-} from './format.ts';
+import { sealBlock } from './format.ts';
 import type { Segments } from './segments.ts';
 import { Milestone } from './signals.ts';
 
 /**
- * Appends messages to the last segment.
+ * Appends to the last segment.
  *
  * ```
- * append ─copy─► block ─seal─► queue ─pump (one at a time)─► file ─fdatasync (one at a time)─► durable
+ * append ─copy─► block ─seal─► queue ─pump, one block at a time─► file ─fdatasync, one at a time─► durable
  * ```
  *
- * Order of effects, which recovery relies on: a segment is durable before the next one is created, so
- * that only the last one can have a torn tail; a segment ends only where no transaction and no block of
- * a stream is open, so that reading can begin at any segment.
+ * A segment is durable before the next one is created, so that only the last one can have a torn tail.
+ * Writing goes on while an fdatasync runs; whoever asks for one meanwhile shares the next.
  */
 export type WriterOptions = {
   readonly segmentBytes: number;
@@ -39,44 +32,17 @@ export type WriterOptions = {
   readonly failpoints: Failpoints;
 };
 
-type QueuedBlock = {
-  readonly type: 'block';
-  readonly buffer: Buffer;
-  readonly bytes: number;
-  readonly kind: BlockKind;
-  readonly count: number;
-  readonly firstWal: bigint;
-  readonly lastWal: bigint;
-  readonly endLsn: Lsn;
-  readonly commitEndLsn: Lsn;
-  /** How many appends are in the file once this block is. */
-  readonly appended: number;
-};
-type QueuedSegment = { readonly type: 'segment'; readonly segment: number };
-
 type CurrentFile = { readonly handle: FileHandle; readonly path: string; readonly segment: number };
 
 export class SpoolWriter {
   readonly #segments: Segments;
   readonly #options: WriterOptions;
-
-  /** The block being filled; sealed when full, or when a flush wants it and the disk is idle. */
-  #block: Buffer;
-  #blockUsed = HEADER_BYTES;
-  #blockCount = 0;
-  #firstWal = 0n;
-  #lastWal = 0n;
-  #spare: Buffer[] = [];
-  /** Bytes of the segment being appended to, queued ones included. */
-  #segmentUsed = 0;
-  #appendSegment: number;
-
-  readonly #queue: (QueuedBlock | QueuedSegment)[] = [];
-  #queuedBytes = 0;
-  #appended = 0;
-  #flushWanted = 0;
+  readonly #queue: BlockQueue;
+  /** Counted in appends. */
   readonly #written = new Milestone();
   readonly #durable = new Milestone();
+  /** A flush waits for as many appends: the block being filled is sealed once the disk is idle. */
+  #flushWanted = 0;
   #writtenLsn: Lsn;
   #durableLsn: Lsn;
   #sequence: bigint;
@@ -96,12 +62,10 @@ export class SpoolWriter {
   ) {
     this.#segments = segments;
     this.#options = options;
-    this.#block = Buffer.allocUnsafeSlow(options.blockBytes);
+    this.#queue = new BlockQueue(segments.tracker, start.segment, options);
     this.#sequence = start.sequence;
-    this.#appendSegment = start.segment;
     this.#writtenLsn = segments.tracker.contiguousEnd;
     this.#durableLsn = this.#writtenLsn;
-    this.#beginSegment(start.segment);
   }
 
   /** Commit end of the last whole transaction that is on disk for good: what may be confirmed. */
@@ -114,7 +78,7 @@ export class SpoolWriter {
     return this.#writtenLsn;
   }
 
-  /** As far as appended: the position that a sync started now makes durable. */
+  /** The same for all that was appended: what a sync started now makes durable. */
   get appendedLsn(): Lsn {
     return this.#segments.tracker.contiguousEnd;
   }
@@ -131,22 +95,15 @@ export class SpoolWriter {
    */
   append(source: Buffer, start: number, end: number, walStart: bigint): boolean {
     if (this.#segments.broken) throw this.#segments.broken;
-    const promoted = this.#segments.tracker.observe(source, start, end);
-    this.#put(source, start, end, walStart);
-    this.#appended += 1;
-    if (promoted) this.#seal();
-    if (promoted) this.#enqueue('relations', blockOfMessages(promoted), promoted.length);
-    this.#cutIfLarge();
-    return this.#hasRoom();
+    this.#queue.append(source, start, end, walStart);
+    return this.#pumpAndLook();
   }
 
   /** A new connection to the source begins: what is unfinished is void, the source sends it again. */
-  reset(): void {
-    this.#seal();
-    this.#segments.tracker.reset();
-    this.#appended += 1;
-    this.#enqueue('reset', blockOfMessages([]), 0);
-    this.#cutIfLarge();
+  reset(): boolean {
+    if (this.#segments.broken) throw this.#segments.broken;
+    this.#queue.reset();
+    return this.#pumpAndLook();
   }
 
   /**
@@ -154,15 +111,9 @@ export class SpoolWriter {
    * this record a confirmed keepalive would be past the spool's end, and look like a hole (trap 15).
    */
   advance(position: Lsn): boolean {
-    assert(this.#segments.tracker.isAtBoundary, 'a keepalive position between transactions');
-    if (position > this.#segments.tracker.contiguousEnd) {
-      this.#seal();
-      this.#segments.tracker.advance(position);
-      this.#appended += 1;
-      this.#enqueue('position', blockOfMessages([]), 0);
-      this.#cutIfLarge();
-    }
-    return this.#hasRoom();
+    if (this.#segments.broken) throw this.#segments.broken;
+    this.#queue.advance(position);
+    return this.#pumpAndLook();
   }
 
   /**
@@ -184,7 +135,7 @@ export class SpoolWriter {
   /** Everything appended so far is in the file, and readers see it. Rejects as `room` does. */
   async flush(): Promise<void> {
     if (this.#segments.broken) throw this.#segments.broken;
-    const target = this.#appended;
+    const target = this.#queue.appended;
     this.#flushWanted = target;
     this.#pump();
     await this.#written.reach(target);
@@ -193,7 +144,7 @@ export class SpoolWriter {
   /** Everything appended so far is on disk for good. One fdatasync serves all who wait for it. */
   async sync(): Promise<Lsn> {
     if (this.#segments.broken) throw this.#segments.broken;
-    const target = this.#appended;
+    const target = this.#queue.appended;
     this.#flushWanted = target;
     const reached = this.#durable.reach(target);
     this.#pump();
@@ -204,85 +155,23 @@ export class SpoolWriter {
 
   /** Write and sync what is left, as far as the disk lets us: what is not durable was not confirmed. */
   async close(): Promise<void> {
-    await this.sync().catch(() => undefined);
+    if (!this.#segments.broken) await this.sync().catch(() => undefined);
     this.#segments.broken ??= new OperatorError('SPOOL_UNUSABLE', 'the spool is closed');
+    this.#segments.changes.notify();
     await this.#pumping;
     await this.#file?.handle.close();
     this.#file = undefined;
-    this.#segments.changes.notify();
-  }
-
-  #put(source: Buffer, start: number, end: number, walStart: bigint): void {
-    const needed = MESSAGE_HEADER_BYTES + end - start;
-    if (this.#blockUsed + needed > this.#block.length) {
-      this.#seal();
-      if (HEADER_BYTES + needed > this.#block.length) {
-        this.#block = Buffer.allocUnsafeSlow(HEADER_BYTES + needed);
-      }
-    }
-    const at = this.#blockUsed;
-    writeMessageHeader(this.#block, at, end - start, walStart);
-    copyBytes(source, start, end, this.#block, at + MESSAGE_HEADER_BYTES);
-    if (this.#blockCount === 0) this.#firstWal = walStart;
-    this.#lastWal = walStart;
-    this.#blockCount += 1;
-    this.#blockUsed = at + needed;
-  }
-
-  /** Queue the block being filled, if anything is in it. */
-  #seal(): void {
-    if (this.#blockCount === 0) return;
-    const full = this.#block.subarray(0, this.#blockUsed);
-    this.#enqueue('messages', full, this.#blockCount);
-    this.#block = this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#options.blockBytes);
-    this.#blockUsed = HEADER_BYTES;
-    this.#blockCount = 0;
-    this.#firstWal = 0n;
-    this.#lastWal = 0n;
-  }
-
-  #enqueue(kind: BlockKind, buffer: Buffer, count: number): void {
-    const isMessages = kind === 'messages';
-    this.#queue.push({
-      type: 'block',
-      buffer,
-      bytes: buffer.buffer.byteLength,
-      kind,
-      count,
-      firstWal: isMessages ? this.#firstWal : 0n,
-      lastWal: isMessages ? this.#lastWal : 0n,
-      endLsn: this.#segments.tracker.contiguousEnd,
-      commitEndLsn: this.#segments.tracker.commitEnd,
-      appended: this.#appended,
-    });
-    this.#queuedBytes += buffer.buffer.byteLength;
-    this.#segmentUsed += buffer.length;
-    if (this.#failure === undefined) this.#pump();
-  }
-
-  #cutIfLarge(): void {
-    if (!this.#segments.tracker.isAtBoundary) return;
-    const used = this.#segmentUsed + this.#blockUsed;
-    if (used < this.#options.segmentBytes) return;
-    this.#seal();
-    this.#beginSegment(this.#appendSegment + 1);
-  }
-
-  #beginSegment(segment: number): void {
-    this.#appendSegment = segment;
-    this.#segmentUsed = 0;
-    this.#segments.tracker.beginSegment(segment);
-    this.#queue.push({ type: 'segment', segment });
-    const relations = this.#segments.tracker.relations();
-    this.#enqueue('relations', blockOfMessages(relations), relations.length);
   }
 
   #hasRoom(): boolean {
-    return (
-      this.#failure === undefined &&
-      this.#queuedBytes <= this.#options.queueBytesMax &&
-      this.#segments.bytes < this.#options.bytesMax
-    );
+    return this.#queue.bytes <= this.#options.queueBytesMax && !this.isFull;
+  }
+
+  /** After a failure the pump rests until somebody waits for it: a full disk is not asked per message. */
+  #pumpAndLook(): boolean {
+    if (this.#failure) return false;
+    if (this.#queue.first) this.#pump();
+    return this.#hasRoom();
   }
 
   #pump(): void {
@@ -296,41 +185,18 @@ export class SpoolWriter {
     await Promise.resolve();
     try {
       for (;;) {
-        const flushWaits = this.#flushWanted > this.#written.value;
-        if (this.#queue.length === 0 && flushWaits) this.#seal();
-        const next = this.#queue[0];
-        if (next === undefined || this.#segments.broken) break;
-        if (next.type === 'segment') await this.#openSegment(next.segment);
-        else await this.#writeBlock(next);
+        if (!this.#queue.first && this.#flushWanted > this.#written.value) this.#queue.seal();
+        const item = this.#queue.first;
+        if (item === undefined || this.#segments.broken) break;
+        if (item.type === 'segment') await this.#openSegment(item.segment);
+        else await this.#writeBlock(item);
         this.#queue.shift();
-        if (next.type === 'block') this.#blockWritten(next);
       }
     } catch (error) {
       this.#fail(fileError(this.#segments.directory, 'write', error));
     } finally {
       this.#pumping = undefined;
     }
-  }
-
-  #blockWritten(block: QueuedBlock): void {
-    this.#queuedBytes -= block.bytes;
-    this.#sequence += 1n;
-    this.#writtenLsn = block.endLsn;
-    const { segment } = this.#currentFile();
-    this.#segments.written(segment, this.#writtenBytes(segment) + block.buffer.length);
-    this.#written.advance(block.appended);
-    this.#options.failpoints.hit('spool.afterWrite');
-    const isStandard = block.bytes === this.#options.blockBytes;
-    if (isStandard && this.#spare.length < 4) this.#spare.push(Buffer.from(block.buffer.buffer));
-  }
-
-  #writtenBytes(segment: number): number {
-    return this.#segments.last === segment ? this.#segments.writtenBytes(segment) : 0;
-  }
-
-  #currentFile(): CurrentFile {
-    assert(this.#file, 'whatever is written is in a segment that is open, or durable');
-    return this.#file;
   }
 
   async #openSegment(segment: number): Promise<void> {
@@ -357,23 +223,35 @@ export class SpoolWriter {
 
   async #writeBlock(block: QueuedBlock): Promise<void> {
     const { handle, path, segment } = this.#currentFile();
+    const { buffer } = block;
     const offset = this.#writtenBytes(segment);
-    sealBlock(block.buffer, {
-      ...block,
-      sequence: this.#sequence,
-      durableBytes: this.#durableBytes,
-    });
+    const durableBytes = this.#durableBytes;
+    sealBlock(buffer, { ...block, sequence: this.#sequence, durableBytes });
     let done = 0;
     try {
-      while (done < block.buffer.length) {
-        const rest = block.buffer.length - done;
-        done += (await handle.write(block.buffer, done, rest, offset + done)).bytesWritten;
+      while (done < buffer.length) {
+        const rest = buffer.length - done;
+        done += (await handle.write(buffer, done, rest, offset + done)).bytesWritten;
       }
     } catch (error) {
       // Nothing torn stays, and on a full disk the space is free again. Readers never saw it.
       await handle.truncate(offset).catch(() => undefined);
       throw fileError(path, 'write', error);
     }
+    this.#sequence += 1n;
+    this.#writtenLsn = block.endLsn;
+    this.#segments.written(segment, offset + buffer.length);
+    this.#written.advance(block.appended);
+    this.#options.failpoints.hit('spool.afterWrite');
+  }
+
+  #writtenBytes(segment: number): number {
+    return this.#segments.last === segment ? this.#segments.writtenBytes(segment) : 0;
+  }
+
+  #currentFile(): CurrentFile {
+    assert(this.#file, 'whatever is written is in a segment that is open, or durable');
+    return this.#file;
   }
 
   async #syncWhileAwaited(): Promise<void> {
@@ -388,7 +266,7 @@ export class SpoolWriter {
         else await this.#syncFile(this.#currentFile());
       }
     } catch (error) {
-      this.#durable.fail(fileError(this.#segments.directory, 'write', error));
+      this.#durable.fail(fileError(this.#segments.directory, 'sync', error));
     } finally {
       this.#isSyncing = false;
     }
@@ -405,15 +283,15 @@ export class SpoolWriter {
     this.#syncInFlight = promise;
     try {
       await file.handle.datasync();
+      this.#durableBytes = bytes;
+      this.#durableLsn = durableLsn;
+      this.#durable.advance(appended);
     } catch (error) {
-      throw await this.#breakAt(file, error);
+      throw await this.#break(file, error);
     } finally {
       this.#syncInFlight = undefined;
       resolve();
     }
-    this.#durableBytes = bytes;
-    this.#durableLsn = durableLsn;
-    this.#durable.advance(appended);
     this.#options.failpoints.hit('spool.afterSync');
   }
 
@@ -422,11 +300,11 @@ export class SpoolWriter {
    * them (https://wiki.postgresql.org/wiki/Fsync_Errors). So what is not durable is thrown away, for the
    * source to send again, and this process writes no more.
    */
-  async #breakAt(file: CurrentFile, cause: unknown): Promise<Error> {
+  async #break(file: CurrentFile, cause: unknown): Promise<Error> {
     const error = fileError(file.path, 'sync', cause);
     this.#segments.broken = error;
-    await file.handle.truncate(this.#durableBytes).catch(() => undefined);
     this.#fail(error);
+    await file.handle.truncate(this.#durableBytes).catch(() => undefined);
     return error;
   }
 
@@ -436,13 +314,4 @@ export class SpoolWriter {
     this.#durable.fail(error);
     this.#segments.changes.notify();
   }
-}
-
-/** A loop beats the native copy for short messages. */
-function copyBytes(source: Buffer, start: number, end: number, target: Buffer, at: number): void {
-  if (end - start >= 48) {
-    source.copy(target, at, start, end);
-    return;
-  }
-  for (let from = start, to = at; from < end; from++, to++) target[to] = source[from] ?? 0;
 }

@@ -1,0 +1,265 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+
+import * as fc from 'fast-check';
+import { afterAll, expect, test } from 'vitest';
+
+import { type SentTransaction, type SourceEvent, ScriptedTarget } from '#test/pgoutput-source.ts';
+import {
+  anySizes,
+  anySteps,
+  append,
+  appendAll,
+  applyAll,
+  CREATED,
+  createScratch,
+  openTestSpool,
+  play,
+  readAll,
+} from '#test/spool.ts';
+
+import { listSegments, segmentPath } from './files.ts';
+import { HEADER_BYTES } from './format.ts';
+
+const scratch = await createScratch();
+afterAll(() => scratch[Symbol.asyncDispose]());
+
+const CHILD = new URL('../../../test/spool-child.ts', import.meta.url).pathname;
+const row = (bytes: number): { table: number; bytes: number; subtransaction: number } => ({
+  table: 0,
+  bytes,
+  subtransaction: 0,
+});
+
+async function lastSegment(
+  directory: string,
+): Promise<{ segment: number; path: string; bytes: number }> {
+  const segment = (await listSegments(directory)).at(-1) ?? 0;
+  const path = segmentPath(directory, segment);
+  return { segment, path, bytes: (await stat(path)).size };
+}
+
+/** What somebody must end up with who saw these events. */
+function applyEvents(events: readonly SourceEvent[]): readonly SentTransaction[] {
+  const target = new ScriptedTarget(CREATED);
+  for (const event of events) {
+    if (event.type === 'reset') target.reset();
+    if (event.type === 'message') target.message(event.bytes);
+  }
+  return target.transactions;
+}
+
+/** What a power cut makes of a file behind what was synced. */
+type Damage =
+  | { readonly kind: 'cut' }
+  | { readonly kind: 'garbage'; readonly bytes: Uint8Array }
+  | { readonly kind: 'hole'; readonly length: number };
+
+const anyDamage: fc.Arbitrary<Damage> = fc.oneof(
+  fc.constant<Damage>({ kind: 'cut' }),
+  fc
+    .uint8Array({ minLength: 1, maxLength: 200 })
+    .map((bytes): Damage => ({ kind: 'garbage', bytes })),
+  fc.integer({ min: 1, max: 3000 }).map((length): Damage => ({ kind: 'hole', length })),
+);
+
+async function damageFrom(path: string, at: number, damage: Damage): Promise<void> {
+  const content = await readFile(path);
+  if (damage.kind === 'hole') {
+    content.fill(0, at, Math.min(at + damage.length, content.length));
+    await writeFile(path, content);
+    return;
+  }
+  const tail = damage.kind === 'garbage' ? damage.bytes : new Uint8Array();
+  await writeFile(path, Buffer.concat([content.subarray(0, at), tail]));
+}
+
+test(
+  'after a crash what was synced is there, nothing is torn, and writing goes on',
+  { timeout: 30_000 },
+  async () => {
+    const share = fc.double({ min: 0, max: 1, noNaN: true });
+    await fc.assert(
+      fc.asyncProperty(
+        anySteps,
+        anySizes,
+        share,
+        share,
+        anyDamage,
+        async (steps, sizes, syncAt, cutAt, damage) => {
+          const { events } = play(steps);
+          await using spool = await openTestSpool(scratch.newDirectory(), sizes);
+          const directory = spool.directory;
+          const synced = Math.floor(syncAt * events.length);
+          await appendAll(spool, events.slice(0, synced));
+          const confirmed = await spool.writer.sync();
+          const durable = await lastSegment(directory);
+          await appendAll(spool, events.slice(synced));
+          await spool.writer.flush();
+
+          const crashed = await scratch.crash(directory);
+          const last = await lastSegment(crashed);
+          const from = last.segment === durable.segment ? durable.bytes : 0;
+          await damageFrom(last.path, from + Math.floor(cutAt * (last.bytes - from)), damage);
+
+          const whole = applyEvents(events);
+          {
+            await using reopened = await openTestSpool(crashed, sizes);
+            const found = applyAll(await readAll(reopened, CREATED), CREATED).transactions;
+            expect(found).toEqual(whole.slice(0, found.length));
+            const least = applyEvents(events.slice(0, synced)).length;
+            expect(found.length).toBeGreaterThanOrEqual(least);
+            expect(reopened.durableLsn).toBeGreaterThanOrEqual(confirmed);
+            await appendAll(reopened, events);
+            await reopened.writer.flush();
+          }
+          await using again = await openTestSpool(crashed, sizes);
+          expect(applyAll(await readAll(again, CREATED), CREATED).transactions).toEqual(whole);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  },
+);
+
+test(
+  'a file cut at any byte opens with the whole blocks before the cut',
+  { timeout: 30_000 },
+  async () => {
+    const source = play([]);
+    source.transaction([row(5), row(60)]);
+    source.streamBlock(0, [row(20)]);
+    source.streamCommit(0);
+    await using spool = await openTestSpool(scratch.newDirectory(), { blockBytes: 200 });
+    await appendAll(spool, source.events);
+    await spool.writer.flush();
+    const { bytes } = await lastSegment(spool.directory);
+    const all = await readAll(spool, CREATED);
+    for (let at = 0; at <= bytes; at += 2) {
+      const crashed = await scratch.crash(spool.directory);
+      await truncate(segmentPath(crashed, 1), at);
+      await using reopened = await openTestSpool(crashed);
+      const last = all.findLast((block) => block.next.offset <= at);
+      const committed = source.committed.filter(
+        ({ endLsn }) => endLsn <= (last?.commitEndLsn ?? 0n),
+      );
+      expect(applyAll(await readAll(reopened, CREATED), CREATED).transactions).toEqual(committed);
+      // The whole blocks, and the new segment's relations, none here, and reset.
+      expect(reopened.bytes).toBe((last?.next.offset ?? 0) + 2 * HEADER_BYTES);
+    }
+  },
+);
+
+test(
+  'a flipped bit in anything that was synced is refused with file and offset',
+  { timeout: 30_000 },
+  async () => {
+    const source = play([]);
+    for (let i = 0; i < 6; i++) source.transaction([row(30)]);
+    await using spool = await openTestSpool(scratch.newDirectory(), {
+      segmentBytes: 900,
+      blockBytes: 200,
+    });
+    for (const event of source.events) {
+      append(spool, event);
+      await spool.writer.sync();
+    }
+    const crashed = await scratch.crash(spool.directory);
+    const segments = await listSegments(crashed);
+    expect(segments.length).toBeGreaterThan(1);
+    const blocks = await readAll(spool, CREATED);
+    const lastBlock = blocks.at(-1)!.position;
+    for (const segment of segments) {
+      const path = segmentPath(crashed, segment);
+      const content = await readFile(path);
+      // The last block has nothing behind it that knows it as durable: the slot's position tells.
+      const end = segment === lastBlock.segment ? lastBlock.offset : content.length;
+      for (let at = 0; at < end; at += 3) {
+        const flipped = Buffer.from(content);
+        flipped[at] = content[at]! ^ (1 << (at % 8));
+        await writeFile(path, flipped);
+        await expect(openTestSpool(crashed)).rejects.toMatchObject({
+          code: 'SPOOL_CORRUPT',
+          detail: { path, offset: expect.any(Number) },
+        });
+      }
+      await writeFile(path, content);
+    }
+    await using intact = await openTestSpool(crashed);
+    expect(applyAll(await readAll(intact, CREATED), CREATED).transactions).toEqual(
+      source.committed,
+    );
+  },
+);
+
+test('damage that happens while the spool is open is found by the reader', async () => {
+  const source = play([]);
+  source.transaction([row(30)]);
+  await using spool = await openTestSpool(scratch.newDirectory());
+  await appendAll(spool, source.events);
+  await spool.writer.sync();
+  const { path, bytes } = await lastSegment(spool.directory);
+  const content = await readFile(path);
+  content[bytes - 1] = content[bytes - 1]! ^ 1;
+  await writeFile(path, content);
+  await expect(readAll(spool, CREATED)).rejects.toMatchObject({
+    code: 'SPOOL_CORRUPT',
+    detail: { path },
+  });
+});
+
+test('a missing segment is refused', async () => {
+  const source = play([]);
+  for (let i = 0; i < 20; i++) source.transaction([row(100)]);
+  await using spool = await openTestSpool(scratch.newDirectory(), {
+    segmentBytes: 600,
+    blockBytes: 300,
+  });
+  await appendAll(spool, source.events);
+  await spool.writer.sync();
+  const crashed = await scratch.crash(spool.directory);
+  // Emptied, removed, and cut exactly between two blocks.
+  const path = segmentPath(crashed, 2);
+  const firstBlock = (await readAll(spool, CREATED)).find(
+    ({ position }) => position.segment === 2,
+  )!;
+  await truncate(path, firstBlock.next.offset);
+  await expect(openTestSpool(crashed)).rejects.toMatchObject({ code: 'SPOOL_CORRUPT' });
+  await truncate(path, 0);
+  await expect(openTestSpool(crashed)).rejects.toMatchObject({ code: 'SPOOL_CORRUPT' });
+});
+
+test(
+  'killed with -9 at any time, everything that was reported durable is there, in order',
+  { timeout: 30_000 },
+  async () => {
+    const directory = scratch.newDirectory();
+    for (const lines of [1, 9, 40]) {
+      const child = spawn(process.execPath, [CHILD, directory], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let durable = 0;
+      let seen = 0;
+      for await (const line of createInterface(child.stdout)) {
+        durable = Number(line);
+        if (++seen === lines) child.kill('SIGKILL');
+      }
+      if (child.signalCode === null) await once(child, 'exit');
+      expect(child.signalCode).toBe('SIGKILL');
+      const crashed = await scratch.crash(directory);
+      await using spool = await openTestSpool(crashed);
+      const blocks = await readAll(spool, CREATED);
+      // Each child starts over, as a source does: count from its reset.
+      const own = blocks.slice(
+        blocks.findLastIndex((block, i) => block.kind === 'reset' && i < blocks.length - 1),
+      );
+      const { transactions } = applyAll(own, CREATED);
+      expect(transactions.length).toBeGreaterThanOrEqual(durable);
+      expect(spool.durableLsn).toBeGreaterThanOrEqual(transactions.at(-1)?.endLsn ?? 0n);
+      const labels = transactions.map(({ rows }) => Number(rows[0]?.split(':')[0]));
+      expect(labels).toEqual(labels.map((_, index) => index + 1));
+    }
+  },
+);
