@@ -14,7 +14,8 @@ import { type Account, serverAccount } from './server-account.ts';
 
 export { embeddedVersions } from './postgres-binaries.ts';
 
-const READY = 'ready to accept connections';
+/** A standby says read-only. */
+const READY = /ready to accept (read-only )?connections/;
 const START_MS_MAX = 30_000;
 /** A fast shutdown waits for walsenders whose clients have stopped reading; an immediate one does not. */
 const FAST_STOP_MS_MAX = 5_000;
@@ -157,7 +158,7 @@ async function waitUntilReady(
     // Read for as long as it lives: a full pipe would stop the server.
     server.stderr.setEncoding('utf8').on('data', (text: string) => {
       printed = (printed + text).slice(-PRINTED_CHARS_MAX);
-      if (printed.includes(READY)) resolve(true);
+      if (READY.test(printed)) resolve(true);
     });
     server.stderr.once('end', () => resolve(false));
     stopped.addEventListener('abort', () => resolve(false));

@@ -137,14 +137,14 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
     SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
              'name', a.attname, 'attnum', a.attnum, 'typeOid', a.atttypid::pg_catalog.int8,
              'typeName', pg_catalog.format_type(a.atttypid, a.atttypmod), 'typeKind', t.typtype,
-             'elementOid',
-             CASE WHEN t.typcategory = 'A' THEN t.typelem::pg_catalog.int8 ELSE 0 END,
+             'elementOid', coalesce(e.oid::pg_catalog.int8, 0),
              'builtinType',
              CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname END,
              'isNotNull', a.attnotnull, 'isGenerated', a.attgenerated <> '',
              'identity', a.attidentity) ORDER BY a.attnum) AS columns
       FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+      LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a
   LEFT JOIN LATERAL (
     SELECT (SELECT pg_catalog.json_agg(b.attname ORDER BY u.position)
