@@ -9,7 +9,9 @@ export type Endpoint = {
   readonly user: string;
   readonly password: string | undefined;
   readonly sslMode: SslMode;
-  /** PEM text, already read from the files that the user named. */
+  /** Whether SCRAM must prove that nobody sits between us and the server; `prefer` when absent. */
+  readonly channelBinding?: 'disable' | 'prefer' | 'require';
+  /** PEM text, already read from the files that the user named; the root may be `system`. */
   readonly sslRootCert: string | undefined;
   readonly sslCert: string | undefined;
   readonly sslKey: string | undefined;

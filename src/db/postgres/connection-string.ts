@@ -11,6 +11,7 @@ export const CONNECTION_PARAMETERS = [
   'sslrootcert',
   'sslcert',
   'sslkey',
+  'channel_binding',
   'connect_timeout',
   'application_name', // accepted, and replaced: our connections name themselves
 ] as const;

@@ -32,6 +32,7 @@ test('a URL wins over the environment, and the environment over the defaults', a
     user: 'app',
     password: 'pw',
     sslMode: 'prefer',
+    channelBinding: 'prefer',
     sslRootCert: undefined,
     sslCert: undefined,
     sslKey: undefined,

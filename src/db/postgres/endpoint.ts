@@ -27,6 +27,7 @@ const VARIABLES: Partial<Readonly<Record<ConnectionParameter, string>>> = {
   sslrootcert: 'PGSSLROOTCERT',
   sslcert: 'PGSSLCERT',
   sslkey: 'PGSSLKEY',
+  channel_binding: 'PGCHANNELBINDING',
   connect_timeout: 'PGCONNECT_TIMEOUT',
 };
 
@@ -83,6 +84,7 @@ export function resolveSettings(
     user,
     password,
     ...resolveTls(find, join(home, '.postgresql')),
+    channelBinding: parseChannelBinding(find('channel_binding') ?? 'prefer'),
     connectTimeoutMs: parseTimeout(find('connect_timeout')),
   };
 }
@@ -159,6 +161,11 @@ function parsePort(text: string): number {
   const port = /^\d{1,5}$/.test(text.trim()) ? Number(text) : 0;
   if (port < 1 || port > 65_535) throw invalid('port must be a number from 1 to 65535');
   return port;
+}
+
+function parseChannelBinding(text: string): 'disable' | 'prefer' | 'require' {
+  if (text === 'disable' || text === 'prefer' || text === 'require') return text;
+  throw invalid('channel_binding must be one of disable, prefer, require');
 }
 
 /** Seconds, as in libpq: 0 or less waits for ever. */

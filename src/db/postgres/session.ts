@@ -1,12 +1,12 @@
-import type { Socket } from 'node:net';
-
 import { Client, DatabaseError } from 'pg';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 
+import { adoptSocket } from './adopted-socket.ts';
+import { ByteChannel } from './byte-channel.ts';
 import { lostError, statementError } from './server-error.ts';
-import { PINNED_SETTINGS, startupOptions } from './settings.ts';
 import { connectEndpoint } from './socket.ts';
+import { startUp, startupParameters } from './startup.ts';
 
 /** Every value as the text that the server printed; null is SQL NULL. */
 export type Row = Readonly<Record<string, string | null>>;
@@ -45,14 +45,14 @@ export async function openSession(
   },
 ): Promise<Session> {
   return connectEndpoint(endpoint, async (socket) => {
+    const channel = new ByteChannel(socket);
+    const parameters = startupParameters(endpoint, options);
+    const backend = await startUp({ channel, socket, endpoint, parameters });
+    const rest = channel.tryRead();
+    channel.release();
     const client = new Client({
-      user: endpoint.user,
-      database: endpoint.database,
-      password: endpoint.password ?? '',
-      stream: () => alreadyConnected(socket),
+      stream: () => adoptSocket(socket, backend, rest),
       ssl: false,
-      application_name: options.applicationName,
-      options: startupOptions({ ...PINNED_SETTINGS, ...options.settings }),
       // Values stay text: a Date has no microseconds and a number no 64 bits.
       types: { getTypeParser: () => (text: string) => text },
     });
@@ -67,19 +67,6 @@ export async function openSession(
       lost,
       serverVersion: Number(rows[0].server_version_num),
     });
-  });
-}
-
-/**
- * Our socket as the one that `pg` wants to connect by itself: TLS is negotiated in one place for both
- * kinds of connection, with the fallbacks of libpq that `pg` does not have.
- */
-function alreadyConnected(socket: Socket): Socket {
-  return Object.assign(socket, {
-    connect: () => {
-      process.nextTick(() => socket.emit('connect'));
-      return socket;
-    },
   });
 }
 

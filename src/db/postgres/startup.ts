@@ -32,6 +32,7 @@ import {
 
 import type { ByteChannel } from './byte-channel.ts';
 import { refusalError } from './server-error.ts';
+import { PINNED_SETTINGS, startupOptions } from './settings.ts';
 import { certificateHash } from './tls.ts';
 
 /** Who is not authenticated yet has no business with long messages. */
@@ -44,6 +45,28 @@ export type Backend = {
   readonly secretKey: Buffer;
   readonly parameters: Map<string, string>;
 };
+
+export type StartupOptions = {
+  readonly applicationName: string;
+  /** Makes the connection a walsender of the endpoint's database. */
+  readonly replication?: boolean;
+  /** Beyond, or instead of, the pinned ones. */
+  readonly settings?: Readonly<Record<string, string>>;
+};
+
+/** https://www.postgresql.org/docs/current/protocol-message-formats.html#PROTOCOL-MESSAGE-FORMATS-STARTUPMESSAGE */
+export function startupParameters(
+  endpoint: Endpoint,
+  { applicationName, replication, settings }: StartupOptions,
+): Readonly<Record<string, string>> {
+  return {
+    user: endpoint.user,
+    database: endpoint.database,
+    application_name: applicationName,
+    options: startupOptions({ ...PINNED_SETTINGS, ...settings }),
+    ...(replication === true ? { replication: 'database' } : {}),
+  };
+}
 
 /**
  * From the startup message to the first ReadyForQuery. https://www.postgresql.org/docs/current/protocol-flow.html
@@ -106,6 +129,7 @@ class Login {
   readonly #endpoint: Endpoint;
   /** While SCRAM is under way: until the server has proven itself, `ok` is not believed. */
   #scram: { nonce: string; binding: ChannelBinding; serverSignature?: Buffer } | undefined;
+  #isBound = false;
   isComplete = false;
 
   constructor(socket: Socket, endpoint: Endpoint) {
@@ -118,11 +142,14 @@ class Login {
     switch (request.kind) {
       case 'ok':
         if (this.#scram !== undefined) throw violation(this.#endpoint, 'ended SCRAM early');
+        this.#refuseUnbound();
         this.isComplete = true;
         return undefined;
       case 'cleartext':
+        this.#refuseUnbound();
         return passwordMessage(this.#password());
       case 'md5':
+        this.#refuseUnbound();
         return passwordMessage(md5Response(this.#endpoint.user, this.#password(), request.salt));
       case 'sasl':
         return this.#beginScram(request.mechanisms);
@@ -141,7 +168,7 @@ class Login {
   }
 
   #beginScram(mechanisms: readonly string[]): Buffer {
-    const hash = this.#socket instanceof TLSSocket ? certificateHash(this.#socket) : undefined;
+    const hash = this.#certificateHash();
     const isBound = hash !== undefined && mechanisms.includes('SCRAM-SHA-256-PLUS');
     if (!isBound && !mechanisms.includes('SCRAM-SHA-256')) {
       throw this.#failure(`offers no SASL mechanism but ${mechanisms.join(', ')}`);
@@ -149,6 +176,8 @@ class Login {
     const binding: ChannelBinding = isBound
       ? { kind: 'tlsServerEndPoint', certificateHash: hash }
       : { kind: hash === undefined ? 'none' : 'unoffered' };
+    this.#isBound = isBound;
+    this.#refuseUnbound();
     const nonce = randomBytes(18).toString('base64');
     this.#scram = { nonce, binding };
     const mechanism = isBound ? 'SCRAM-SHA-256-PLUS' : 'SCRAM-SHA-256';
@@ -173,6 +202,19 @@ class Login {
       throw this.#failure('could not prove that it knows the password');
     }
     this.#scram = undefined;
+  }
+
+  #certificateHash(): Buffer | undefined {
+    const isWanted = this.#endpoint.channelBinding !== 'disable';
+    return isWanted && this.#socket instanceof TLSSocket
+      ? certificateHash(this.#socket)
+      : undefined;
+  }
+
+  /** Before anything is given away: an unbound login could be one with a server in between. */
+  #refuseUnbound(): void {
+    if (this.#endpoint.channelBinding !== 'require' || this.#isBound) return;
+    throw this.#failure('does not bind the login to the TLS connection');
   }
 
   #password(): string {

@@ -38,6 +38,7 @@ const store = z.strictObject({
   sslrootcert: z.string().optional(),
   sslcert: z.string().optional(),
   sslkey: z.string().optional(),
+  channel_binding: z.string().optional(),
   connect_timeout: scalar.optional(),
 });
 const urlOrStore = z.preprocess(

@@ -26,9 +26,8 @@ import {
 
 import { ByteChannel } from './byte-channel.ts';
 import { lostError, statementError } from './server-error.ts';
-import { PINNED_SETTINGS, startupOptions } from './settings.ts';
 import { connectEndpoint } from './socket.ts';
-import { type Backend, startUp } from './startup.ts';
+import { type Backend, startUp, type StartupOptions, startupParameters } from './startup.ts';
 
 /** How long a server has to notice our goodbye before the socket is torn down. */
 const GOODBYE_MS = 1000;
@@ -43,27 +42,16 @@ export type WireResult = {
 export type CopyStart = CopyResponse & { readonly direction: 'in' | 'out' | 'both' };
 
 /**
- * Open a connection for what must not be parsed into rows, with pinned settings (trap 6). `replication`
- * makes it a walsender of the endpoint's database.
+ * Open a connection for what must not be parsed into rows, with pinned settings (trap 6).
  *
  * Throws CONNECTION_FAILED, AUTHENTICATION_FAILED, DATABASE_MISSING, PRIVILEGE_MISSING, TLS_FAILED or
  * PROTOCOL_VIOLATION.
  */
 export async function openWireConnection(
   endpoint: Endpoint,
-  options: {
-    readonly applicationName: string;
-    readonly replication?: boolean;
-    readonly settings?: Readonly<Record<string, string>>;
-  },
+  options: StartupOptions,
 ): Promise<WireConnection> {
-  const parameters = {
-    user: endpoint.user,
-    database: endpoint.database,
-    application_name: options.applicationName,
-    options: startupOptions({ ...PINNED_SETTINGS, ...options.settings }),
-    ...(options.replication === true ? { replication: 'database' } : {}),
-  };
+  const parameters = startupParameters(endpoint, options);
   return connectEndpoint(endpoint, async (socket) => {
     const channel = new ByteChannel(socket);
     const backend = await startUp({ channel, socket, endpoint, parameters });
