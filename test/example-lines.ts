@@ -85,6 +85,14 @@ export const EXAMPLE_RESULTS: {
     fix: { runOn: 'source', text: 'ALTER TABLE "shop"."log" ADD PRIMARY KEY (id);' },
   },
   checked: { type: 'checked', tables: 29, refusals: 1, warnings: 0 },
+  difference: {
+    type: 'difference',
+    kind: 'changed',
+    table: { schema: 'shop', name: 'orders' },
+    key: { id: '17' },
+    columns: ['status'],
+    cause: null,
+  },
   demoStarted: { type: 'demoStarted' },
   serverStarted: {
     type: 'serverStarted',

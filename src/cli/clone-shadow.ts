@@ -1,17 +1,9 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
-import type { Report } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
-import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import type { Logger } from '#src/lib/log.ts';
 
-export type CloneDeps = {
-  readonly report: Report;
-  readonly log: Logger;
-  readonly clock: Clock;
-  readonly signal: AbortSignal;
-};
+import type { CommandDeps } from './command-deps.ts';
 
 export type CloneSettings = {
   readonly source: Endpoint;
@@ -26,6 +18,6 @@ export type CloneSettings = {
 };
 
 /** Join the parts of a clone and run it; the command and the demo both do it here. */
-export async function cloneShadow(_deps: CloneDeps, _settings: CloneSettings): Promise<void> {
+export async function cloneShadow(_deps: CommandDeps, _settings: CloneSettings): Promise<void> {
   throw new OperatorError('CONFIG_INVALID', 'clone is not part of this version yet');
 }

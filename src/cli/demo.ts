@@ -1,5 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 
+import { commandDeps } from './command-deps.ts';
 import { runDemo } from './demo/show.ts';
 import { OPTIONS } from './options.ts';
 import { runCommand } from './run.ts';
@@ -28,7 +29,7 @@ export function demoCommand(shell: Shell, finish: (exitCode: number) => void) {
           afterInterrupt: 'the servers are gone and nothing is left of them.',
           isEndedByInterrupt: true,
         },
-        async (run) => runDemo(run, shell.clock, { once: options.once === true }),
+        async (run) => runDemo(run, commandDeps(shell, run), { once: options.once === true }),
       );
       finish(exitCode);
     });

@@ -1,3 +1,4 @@
+import type { Difference } from '#src/core/difference.ts';
 import type { Finding } from '#src/shadow/check/finding.ts';
 
 /** A result of a command, as --json prints it; docs/json.md describes each, and a test compares. */
@@ -15,6 +16,16 @@ export type ResultLine =
       readonly tables: number;
       readonly refusals: number;
       readonly warnings: number;
+    }
+  | {
+      readonly type: 'difference';
+      readonly kind: Difference['kind'];
+      readonly table: Difference['table'];
+      /** Null for what is not a row. */
+      readonly key: Readonly<Record<string, string | null>> | null;
+      readonly columns: readonly string[];
+      /** In words, for what is not a row. */
+      readonly cause: string | null;
     }
   | { readonly type: 'demoStarted' }
   | {

@@ -1,10 +1,14 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { OperatorError } from '#src/lib/errors.ts';
+import { EXIT_CODES, OperatorError } from '#src/lib/errors.ts';
 
-import { OPTIONS } from './options.ts';
+import { commandDeps } from './command-deps.ts';
+import { resolveOption } from './endpoints.ts';
+import { OPTIONS, selectionOf } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
+import { printDifferences } from './terminal/differences.ts';
+import { verifyDatabases } from './verify-shadow.ts';
 
 const EXAMPLE = `
 Example:
@@ -29,17 +33,26 @@ export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) 
     .addOption(OPTIONS.logLevel)
     .addHelpText('after', EXAMPLE)
     .action(async (options) => {
-      const exitCode = await runCommand(
-        shell,
-        {
-          ...options,
-          title: 'understudy verify',
-          afterInterrupt: 'run it again to verify what is left.',
-        },
-        async () => {
-          throw new OperatorError('CONFIG_INVALID', 'verify is not part of this version yet');
-        },
-      );
+      if (options.repair === true) {
+        throw new OperatorError('CONFIG_INVALID', '--repair is not part of this version yet');
+      }
+      const runOptions = {
+        ...options,
+        title: 'understudy verify',
+        afterInterrupt: 'run it again to verify what is left.',
+      };
+      const exitCode = await runCommand(shell, runOptions, async (run) => {
+        const stores = { shell, run, config: options.config };
+        const verdict = await verifyDatabases(commandDeps(shell, run), {
+          source: resolveOption(options.source, stores),
+          target: resolveOption(options.target, stores),
+          selection: selectionOf(options),
+          jobs: options.jobs,
+          isFull: options.full === true,
+        });
+        printDifferences(run.screen, verdict);
+        return verdict.differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
+      });
       finish(exitCode);
     });
 }

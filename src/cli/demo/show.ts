@@ -1,7 +1,9 @@
 import { cloneShadow } from '#src/cli/clone-shadow.ts';
+import type { CommandDeps } from '#src/cli/command-deps.ts';
 import { SOURCE_WAL_BYTES_MAX } from '#src/cli/options.ts';
 import type { Run } from '#src/cli/run.ts';
-import { verifyShadow } from '#src/cli/verify-shadow.ts';
+import { printDifferences } from '#src/cli/terminal/differences.ts';
+import { verifyDatabases } from '#src/cli/verify-shadow.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { EXIT_CODES } from '#src/lib/errors.ts';
@@ -24,10 +26,11 @@ type Tally = { verifications: number; differences: number };
  */
 export async function runDemo(
   run: Run,
-  clock: Clock,
+  deps: CommandDeps,
   options: { readonly once: boolean },
 ): Promise<number> {
   const { screen } = run;
+  const { clock } = deps;
   const startedMs = clock.now();
   screen.print({ type: 'demoStarted' }, ['Starting two Postgres servers and filling a shop …']);
   await using stage = await setStage(run.signal);
@@ -42,7 +45,7 @@ export async function runDemo(
 
   const tally: Tally = { verifications: 0, differences: 0 };
   await using load = await startShopLoad(stage.production.endpoint, { clock });
-  const isEnded = await shadowUnderLoad({ run, clock, stage, load, tally, once: options.once });
+  await shadowUnderLoad({ run, deps, stage, load, tally, once: options.once });
   await load[Symbol.asyncDispose]();
 
   const isClean = tally.verifications > 0 && tally.differences === 0 && load.count.failed === 0;
@@ -58,23 +61,24 @@ export async function runDemo(
     finalLines({ ...summary, firstFailure: load.count.firstFailure, paint: screen.paint }),
   );
   if (tally.differences > 0) return EXIT_CODES.different;
-  if (load.count.failed > 0) return EXIT_CODES.failed;
-  return isClean || isEnded ? EXIT_CODES.ok : EXIT_CODES.interrupted;
+  if (isClean) return EXIT_CODES.ok;
+  return run.signal.aborted && load.count.failed === 0 ? EXIT_CODES.interrupted : EXIT_CODES.failed;
 }
 
-/** Clone and follow in the background; verify, again and again. Returns whether it ended by itself. */
+/** Clone and follow in the background; verify, again and again, until interrupted or with `once` once. */
 async function shadowUnderLoad(act: {
   run: Run;
-  clock: Clock;
+  deps: CommandDeps;
   stage: Stage;
   load: ShopLoad;
   tally: Tally;
   once: boolean;
-}): Promise<boolean> {
-  const { run, clock, stage, load, tally, once } = act;
+}): Promise<void> {
+  const { run, stage, load, tally, once } = act;
+  const { clock } = act.deps;
   const over = new AbortController();
   const signal = AbortSignal.any([run.signal, over.signal]);
-  const deps = { log: run.log, clock, signal };
+  const deps = { ...act.deps, signal };
   const inStep = Promise.withResolvers<void>();
   const common = {
     source: stage.production.endpoint,
@@ -98,25 +102,23 @@ async function shadowUnderLoad(act: {
       untilLsn: undefined,
     },
   );
-  const verifyOnAndOn = async (): Promise<boolean> => {
+  const verifyOnAndOn = async (): Promise<void> => {
     await inStep.promise;
     for (;;) {
-      tally.differences += await verifyShadow(
-        { ...deps, report: run.screen.report },
-        { ...common, isFull: false, isRepair: false },
-      );
+      const verdict = await verifyDatabases(deps, { ...common, isFull: false });
+      printDifferences(run.screen, verdict);
+      tally.differences += verdict.differences;
       tally.verifications += 1;
-      if (once || tally.differences > 0) return true;
+      if (once || tally.differences > 0) return;
       await clock.sleep(REVERIFY_MS, signal);
     }
   };
   const ticker = reportLoad({ run, clock, load, signal });
   try {
-    // A clone that ends by itself has failed or was stopped: nothing is left to verify against.
-    return await Promise.race([verifyOnAndOn(), clone.then(() => false)]);
+    // A clone that ends by itself has failed or was stopped: nothing is left to verify.
+    await Promise.race([verifyOnAndOn(), clone]);
   } catch (error) {
-    if (run.signal.aborted) return false;
-    throw error;
+    if (!run.signal.aborted) throw error;
   } finally {
     over.abort();
     await Promise.allSettled([clone, ticker]);
