@@ -82,8 +82,11 @@ CREATE TABLE IF NOT EXISTS understudy.step (
   shadow_id text NOT NULL,
   step      integer NOT NULL,
   stage     text NOT NULL,
+  kind      text NOT NULL,
   object    text NOT NULL,
   statement text NOT NULL,
+  schema_name text,
+  table_name  text,
   done_at   timestamptz,
   PRIMARY KEY (shadow_id, step)
 );
