@@ -157,8 +157,15 @@ export class ScriptedTarget {
   #stream: TargetStream | undefined;
   readonly #streams = new Map<number, TargetStream>();
 
-  constructor(applied: bigint) {
+  readonly #keepsRelations: boolean;
+
+  /**
+   * `spooled`: the spool repeats the Relations of a stream behind its commit, so the target need not
+   * remember them.
+   */
+  constructor(applied: bigint, from: 'source' | 'spooled') {
     this.#applied = applied;
+    this.#keepsRelations = from === 'source';
   }
 
   reset(): void {
@@ -211,6 +218,9 @@ export class ScriptedTarget {
   #commitStream(xid: number, endLsn: bigint): void {
     const stream = this.#streams.get(xid);
     this.#streams.delete(xid);
+    if (this.#keepsRelations) {
+      for (const [table, relation] of stream?.relations ?? []) this.#relations.set(table, relation);
+    }
     if (stream?.isVoid !== false && endLsn > this.#applied) {
       throw new Error(`stream ${xid} commits at ${endLsn} but its start was not read`);
     }

@@ -190,7 +190,7 @@ export function transcriptOf(events: readonly SourceEvent[]): string[] {
 }
 
 export function applyAll(blocks: readonly SpoolBlock[], applied: Lsn): ScriptedTarget {
-  const target = new ScriptedTarget(applied);
+  const target = new ScriptedTarget(applied, 'spooled');
   for (const block of blocks) {
     if (block.kind === 'reset') target.reset();
     for (const message of messagesOf(block)) target.message(message);

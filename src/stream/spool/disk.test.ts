@@ -3,7 +3,7 @@ import { open, readFile, writeFile, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, test, vi } from 'vitest';
 
 import {
   append,
@@ -18,6 +18,9 @@ import {
 } from '#test/spool.ts';
 
 import type { OpenFile } from './files.ts';
+
+// Most of the time goes into fsync, and a shared disk can be slow.
+vi.setConfig({ testTimeout: 30_000 });
 
 const scratch = await createScratch();
 afterAll(() => scratch[Symbol.asyncDispose]());
@@ -63,7 +66,7 @@ const row = { table: 0, bytes: 100, subtransaction: 0 };
 test('a full disk is SPOOL_FULL, leaves nothing torn, and once there is space nothing is missing', async () => {
   const source = play([]);
   for (let i = 0; i < 60; i++) source.transaction([row, row]);
-  for (const bytesLeft of [1, 71, 500, 1499, 2500, 5003]) {
+  for (const bytesLeft of [1, 71, 500, 2503]) {
     const disk = new TestDisk();
     await using spool = await openTestSpool(scratch.newDirectory(), {
       openFile: disk.openFile,
@@ -87,7 +90,7 @@ test('a full disk is SPOOL_FULL, leaves nothing torn, and once there is space no
         await using crashed = await openTestSpool(await scratch.crash(spool.directory));
         expect(applyAll(await readAll(crashed, CREATED), CREATED).transactions).toEqual(before);
         refusals += 1;
-        if (refusals % 2 === 0) disk.bytesLeft = 4000;
+        if (refusals % 2 === 0) disk.bytesLeft = 7001;
       }
     }
     disk.bytesLeft = Number.POSITIVE_INFINITY;
@@ -97,26 +100,22 @@ test('a full disk is SPOOL_FULL, leaves nothing torn, and once there is space no
   }
 });
 
-test(
-  'a file size limit of the operating system is SPOOL_FULL as well',
-  { timeout: 30_000 },
-  async () => {
-    const directory = scratch.newDirectory();
-    // In blocks of 512 bytes: less than a segment of the child.
-    const { stdout } = await promisify(execFile)('sh', [
-      '-c',
-      'ulimit -f 30 && exec "$0" "$1" "$2"',
-      process.execPath,
-      CHILD,
-      directory,
-    ]);
-    const lines = stdout.trim().split('\n');
-    expect(lines.at(-1)).toBe('SPOOL_FULL');
-    await using spool = await openTestSpool(directory);
-    const { transactions } = applyAll(await readAll(spool, CREATED), CREATED);
-    expect(transactions.length).toBeGreaterThanOrEqual(Number(lines.at(-2) ?? 0));
-  },
-);
+test('a file size limit of the operating system is SPOOL_FULL as well', async () => {
+  const directory = scratch.newDirectory();
+  // In blocks of 512 bytes: less than a segment of the child.
+  const { stdout } = await promisify(execFile)('sh', [
+    '-c',
+    'ulimit -f 30 && exec "$0" "$1" "$2"',
+    process.execPath,
+    CHILD,
+    directory,
+  ]);
+  const lines = stdout.trim().split('\n');
+  expect(lines.at(-1)).toBe('SPOOL_FULL');
+  await using spool = await openTestSpool(directory);
+  const { transactions } = applyAll(await readAll(spool, CREATED), CREATED);
+  expect(transactions.length).toBeGreaterThanOrEqual(Number(lines.at(-2) ?? 0));
+});
 
 test('after a failed fdatasync nothing more is confirmed or written, and the rest is thrown away', async () => {
   const source = play([]);

@@ -2,7 +2,7 @@ import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import * as fc from 'fast-check';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, expect, test, vi } from 'vitest';
 
 import { type Lsn, lsn } from '#src/core/lsn.ts';
 import type { ScriptedSource, SourceEvent } from '#test/pgoutput-source.ts';
@@ -27,6 +27,9 @@ import {
 import { segmentPath } from './files.ts';
 import type { SpoolBlock, SpoolPosition } from './format.ts';
 
+// Most of the time goes into fsync, and a shared disk can be slow.
+vi.setConfig({ testTimeout: 30_000 });
+
 const scratch = await createScratch();
 afterAll(() => scratch[Symbol.asyncDispose]());
 
@@ -41,73 +44,63 @@ function sinceReset(source: ScriptedSource): readonly SourceEvent[] {
   return source.events.slice(1 + source.events.findLastIndex((event) => event.type === 'reset'));
 }
 
-test(
-  'what is appended is read in the same order, while it is appended',
-  { timeout: 30_000 },
-  async () => {
-    await fc.assert(
-      fc.asyncProperty(anySteps, anySizes, async (steps, sizes) => {
-        const { events } = play(steps);
-        await using spool = await openTestSpool(scratch.newDirectory(), sizes);
-        await using reader = spool.reader(CREATED);
-        const expected = ['reset', ...transcriptOf(events)];
-        const writing = appendAll(spool, events).then(() => spool.writer.flush());
-        const found: string[] = [];
-        while (found.length < expected.length)
-          found.push(...transcript([await reader.read(deadline())]));
-        await writing;
-        expect(found).toEqual(expected);
-      }),
-      { numRuns: 40 },
-    );
-  },
-);
+test('what is appended is read in the same order, while it is appended', async () => {
+  await fc.assert(
+    fc.asyncProperty(anySteps, anySizes, async (steps, sizes) => {
+      const { events } = play(steps);
+      await using spool = await openTestSpool(scratch.newDirectory(), sizes);
+      await using reader = spool.reader(CREATED);
+      const expected = ['reset', ...transcriptOf(events)];
+      const writing = appendAll(spool, events).then(() => spool.writer.flush());
+      const found: string[] = [];
+      while (found.length < expected.length)
+        found.push(...transcript([await reader.read(deadline())]));
+      await writing;
+      expect(found).toEqual(expected);
+    }),
+    { numRuns: 40 },
+  );
+});
 
-test(
-  'whoever starts anywhere, after any trim and restart, gets exactly what is not applied',
-  { timeout: 30_000 },
-  async () => {
-    const share = fc.double({ min: 0, max: 1, noNaN: true });
-    await fc.assert(
-      fc.asyncProperty(
-        anySteps,
-        anySteps,
-        anySizes,
-        fc.tuple(share, share),
-        async (first, second, sizes, shares) => {
-          const directory = scratch.newDirectory();
-          const source = play(first);
-          const at = (part: number): Lsn =>
-            lsn(
-              source.committed[Math.floor(part * source.committed.length) - 1]?.endLsn ?? CREATED,
-            );
-          const [flushed = CREATED, applied = CREATED] = shares.toSorted((a, b) => a - b).map(at);
-          {
-            await using spool = await openTestSpool(directory, sizes);
-            await appendAll(spool, source.events);
-            await spool.writer.flush();
-            await spool.trim(flushed);
-            const expected = source.committed.filter(({ endLsn }) => endLsn > applied);
-            expect(applyAll(await readAll(spool, applied), applied).transactions).toEqual(expected);
-          }
-          // The connection went with the process, and the source repeats what was not confirmed.
-          source.reconnect(3);
-          const repeated = sinceReset(source);
-          const before = source.events.length;
-          for (const step of second) step(source);
+test('whoever starts anywhere, after any trim and restart, gets exactly what is not applied', async () => {
+  const share = fc.double({ min: 0, max: 1, noNaN: true });
+  await fc.assert(
+    fc.asyncProperty(
+      anySteps,
+      anySteps,
+      anySizes,
+      fc.tuple(share, share),
+      async (first, second, sizes, shares) => {
+        const directory = scratch.newDirectory();
+        const source = play(first);
+        const at = (part: number): Lsn =>
+          lsn(source.committed[Math.floor(part * source.committed.length) - 1]?.endLsn ?? CREATED);
+        const [flushed = CREATED, applied = CREATED] = shares.toSorted((a, b) => a - b).map(at);
+        {
           await using spool = await openTestSpool(directory, sizes);
-          await appendAll(spool, [...repeated, ...source.events.slice(before)]);
-          await spool.writer.sync();
+          await appendAll(spool, source.events);
+          await spool.writer.flush();
           await spool.trim(flushed);
           const expected = source.committed.filter(({ endLsn }) => endLsn > applied);
           expect(applyAll(await readAll(spool, applied), applied).transactions).toEqual(expected);
-          expect(spool.durableLsn).toBeGreaterThanOrEqual(expected.at(-1)?.endLsn ?? 0n);
-        },
-      ),
-      { numRuns: 60 },
-    );
-  },
-);
+        }
+        // The connection went with the process, and the source repeats what was not confirmed.
+        source.reconnect(3);
+        const repeated = sinceReset(source);
+        const before = source.events.length;
+        for (const step of second) step(source);
+        await using spool = await openTestSpool(directory, sizes);
+        await appendAll(spool, [...repeated, ...source.events.slice(before)]);
+        await spool.writer.sync();
+        await spool.trim(flushed);
+        const expected = source.committed.filter(({ endLsn }) => endLsn > applied);
+        expect(applyAll(await readAll(spool, applied), applied).transactions).toEqual(expected);
+        expect(spool.durableLsn).toBeGreaterThanOrEqual(expected.at(-1)?.endLsn ?? 0n);
+      },
+    ),
+    { numRuns: 60 },
+  );
+});
 
 test('a stream is read again, block by block, at its commit', async () => {
   const source = play([]);
