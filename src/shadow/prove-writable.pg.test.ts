@@ -4,7 +4,7 @@ import { EVERYTHING } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
 import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 
 import { findRefusedWrites } from './prove-writable.ts';
@@ -90,4 +90,31 @@ test('a publication that would break a table is not made', async () => {
     message: 'a publication would make UPDATE fail on "public"."deferred"',
   });
   expect(await readPublication(session, name)).toBeUndefined();
+});
+
+test('tables that their owner may not write to are judged by their keys', async () => {
+  await using db = await createTestDatabase(16, SCHEMA);
+  const { session, name } = db;
+  const role = `${name}_owner`;
+  await session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password';
+    GRANT CREATE ON DATABASE ${name} TO ${role}`);
+  db.dropRoleAfterwards(role);
+  const tables = await readTables(session, EVERYTHING);
+  for (const table of tables) {
+    await session.query(`ALTER TABLE public.${table.name} OWNER TO ${role};
+      REVOKE UPDATE, DELETE ON public.${table.name} FROM ${role}`);
+  }
+  await using owner = await openSession(
+    { ...db.endpoint, user: role, password: 'password' },
+    { applicationName: 'understudy test' },
+  );
+  expect(await verdicts(owner, tables)).toEqual([
+    'deferred UPDATE 42501',
+    'deferred DELETE 42501',
+    'keyless UPDATE 42501',
+    'keyless DELETE 42501',
+    'nothing UPDATE 42501',
+    'nothing DELETE 42501',
+  ]);
+  await session.query(`REASSIGN OWNED BY ${role} TO postgres; DROP OWNED BY ${role}`);
 });

@@ -29,7 +29,8 @@ export async function findRefusedWrites(
     if ((await failureOf(session, probes.map(({ sql }) => sql).join('; '))) === undefined) continue;
     for (const { table, kind, sql } of probes) {
       const sqlstate = await failureOf(session, sql);
-      if (sqlstate !== undefined) refused.push({ table, kind, sqlstate });
+      if (sqlstate === undefined || (sqlstate === NOT_ASKED && isKeyed(table))) continue;
+      refused.push({ table, kind, sqlstate });
     }
   }
   return refused;
@@ -56,9 +57,20 @@ function probesOf(
 
 /**
  * What CheckCmdReplicaIdentity raises: no replica identity, or one that the publication does not carry
- * whole. Any other failure (a lock, a right) proves nothing and is thrown.
+ * whole; or a missing right. Any other failure (a lock) proves nothing and is thrown.
  */
-const REFUSALS: ReadonlySet<string | undefined> = new Set(['55000', '42P10']);
+const REFUSALS: ReadonlySet<string | undefined> = new Set(['55000', '42P10', '42501']);
+
+/** The owner gave the right to write up, as one does for an audit table: then the catalog has to answer. */
+const NOT_ASKED = '42501';
+
+function isKeyed(table: Table): boolean {
+  const generated = new Set(
+    table.columns.filter(({ isGenerated }) => isGenerated).map(({ name }) => name),
+  );
+  if (table.key.some((name) => generated.has(name))) return false;
+  return table.replicaIdentity === 'f' || table.key.length > 0;
+}
 
 /** The SQLSTATE with which the server refuses `sql`, or undefined; the surrounding transaction lives on. */
 async function failureOf(session: Session, sql: string): Promise<string | undefined> {

@@ -1,4 +1,5 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
+import { USER_RELATIONS } from '#src/db/postgres/catalog.ts';
 
 import { finding } from './checks.ts';
 import {
@@ -157,21 +158,24 @@ async function checkTableRights(context: CheckContext): Promise<readonly Finding
   return findings;
 }
 
-/** Sequences that a selected table owns (serial, identity) or takes a default from. */
+/** Sequences that a selected table owns or takes a default from, and those that no table owns. */
 const SEQUENCE_RIGHTS_SQL = `
-SELECT DISTINCT n.nspname AS schema, s.relname AS name
-  FROM pg_class s
-  JOIN pg_namespace n ON n.oid = s.relnamespace
-  JOIN (SELECT d.objid AS sequence_oid, d.refobjid AS table_oid
-          FROM pg_depend d
-         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-           AND d.deptype IN ('a', 'i')
-        UNION ALL
-        SELECT d.refobjid, f.adrelid
-          FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
-         WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass) u
-    ON u.sequence_oid = s.oid AND u.table_oid = ANY ($1::oid[])
- WHERE CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'SELECT') END
+WITH used AS (
+  SELECT d.objid AS sequence_oid, d.refobjid AS table_oid, true AS is_owner
+    FROM pg_depend d
+   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+     AND d.deptype IN ('a', 'i')
+  UNION ALL
+  SELECT d.refobjid, f.adrelid, false
+    FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
+   WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+)
+SELECT n.nspname AS schema, c.relname AS name
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT') END
+   AND ${USER_RELATIONS}
+   AND (EXISTS (SELECT FROM used u WHERE u.sequence_oid = c.oid AND u.table_oid = ANY ($1::oid[]))
+        OR NOT EXISTS (SELECT FROM used u WHERE u.sequence_oid = c.oid AND u.is_owner))
  ORDER BY 1, 2`;
 
 async function checkSequenceRights(context: CheckContext): Promise<readonly Finding[]> {

@@ -155,6 +155,30 @@ test('extensions must be there, creatable, and in the same schema', async () => 
   await target.session.query(`DROP OWNED BY ${role}`);
 });
 
+test('what only a superuser may create is refused to another role', async () => {
+  await using source = await createTestDatabase(
+    16,
+    `CREATE FOREIGN DATA WRAPPER nowhere;
+     CREATE FUNCTION public.c(internal) RETURNS void LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_validator'`,
+  );
+  await using target = await createTestDatabase(16);
+  const role = `${target.name}_writer`;
+  await target.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password';
+    GRANT CREATE ON DATABASE ${target.name} TO ${role};
+    GRANT SET ON PARAMETER session_replication_role TO ${role}`);
+  target.dropRoleAfterwards(role);
+  const to = { ...target.endpoint, user: role, password: 'password' };
+  const sides = { source: source.endpoint, target: to };
+  const before = await check(sides);
+  expect(named(before)).toEqual([
+    'target-superuser foreign data wrapper nowhere',
+    'target-superuser function public.c(internal)',
+  ]);
+  await applyFixes(before, { source: source.session, target: target.session });
+  expect(named(await check(sides))).toEqual([]);
+  await target.session.query(`DROP OWNED BY ${role}`);
+});
+
 test('a policy for a role that the target lacks is refused until the role is there', async () => {
   await using source = await createTestDatabase(14);
   await using target = await createTestDatabase(15);

@@ -77,10 +77,12 @@ async function readResumedShadow(
   const [ledger] = await target.query(`SELECT to_regclass('understudy.shadow') AS shadow`);
   if ((ledger?.['shadow'] ?? null) === null || sourceServer.systemId === undefined)
     return undefined;
+  // Where the role may not ask for the system id here, clone does so over a replication connection.
   const [row] = await target.query(
     `SELECT shadow_id FROM understudy.shadow
-      WHERE source_system_id = $1 AND source_database = $2 AND selection = $3::jsonb`,
-    [sourceServer.systemId, sourceServer.database.name, JSON.stringify(selection)],
+      WHERE ($1::text IS NULL OR source_system_id = $1) AND source_database = $2
+        AND selection = $3::jsonb`,
+    [sourceServer.systemId ?? null, sourceServer.database.name, JSON.stringify(selection)],
   );
   return row?.['shadow_id'] ?? undefined;
 }

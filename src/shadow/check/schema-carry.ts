@@ -21,6 +21,7 @@ import type { Finding } from './finding.ts';
 export async function checkSchemaCarry(context: CheckContext): Promise<readonly Finding[]> {
   return [
     ...(await checkExtensions(context)),
+    ...(await checkSuperuserObjects(context)),
     ...checkLocale(context),
     ...(await checkCollations(context)),
     ...(await checkCompression(context)),
@@ -122,6 +123,45 @@ async function checkCompression(context: CheckContext): Promise<readonly Finding
       ),
     );
   });
+}
+
+/** What only a superuser may create; the text search templates of a user are too rare to look for. */
+const SUPERUSER_OBJECTS_SQL = `
+WITH objects AS (
+  SELECT 'pg_proc'::regclass AS classid, p.oid, 'function ' || p.oid::regprocedure::text AS object
+    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+   WHERE NOT l.lanpltrusted AND l.lanname <> 'internal' AND p.oid >= 16384
+  UNION ALL
+  SELECT 'pg_type'::regclass, t.oid, 'type ' || t.oid::regtype::text
+    FROM pg_type t WHERE t.typtype = 'b' AND t.typcategory <> 'A' AND t.oid >= 16384
+  UNION ALL
+  SELECT 'pg_foreign_data_wrapper'::regclass, w.oid, 'foreign data wrapper ' || quote_ident(w.fdwname)
+    FROM pg_foreign_data_wrapper w
+  UNION ALL
+  SELECT 'pg_am'::regclass, m.oid, 'access method ' || quote_ident(m.amname)
+    FROM pg_am m WHERE m.oid >= 16384
+  UNION ALL
+  SELECT 'pg_opclass'::regclass, c.oid, 'operator class ' || quote_ident(c.opcname)
+    FROM pg_opclass c WHERE c.oid >= 16384
+)
+SELECT object FROM objects o
+ WHERE NOT EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')
+ ORDER BY 1`;
+
+async function checkSuperuserObjects(context: CheckContext): Promise<readonly Finding[]> {
+  const { role } = context.targetServer;
+  if (role.isSuperuser) return [];
+  const rows = await context.source.query(SUPERUSER_OBJECTS_SQL);
+  const roleSql = quoteIdentifier(role.name);
+  return rows.map((row) =>
+    finding(
+      'target-superuser',
+      field(row, 'object'),
+      `only a superuser may create it, and role ${roleSql} is none`,
+      onTarget(`ALTER ROLE ${roleSql} SUPERUSER`),
+    ),
+  );
 }
 
 const POLICY_ROLES_SQL = `

@@ -28,6 +28,7 @@ export async function checkTables(context: CheckContext): Promise<readonly Findi
     ...(await checkStorage(context)),
     ...(await checkTriggers(context)),
     ...(await checkRules(context)),
+    ...(await checkForeignKeys(context)),
   );
   return findings;
 }
@@ -156,9 +157,32 @@ async function checkRules(context: CheckContext): Promise<readonly Finding[]> {
       ? finding(
           'always-rule',
           object,
-          'it is ENABLE ALWAYS or REPLICA and would rewrite what we apply on the target',
-          excludeFix(table),
+          'it is ENABLE ALWAYS or REPLICA and would rewrite what we apply, so it is disabled on the target while shadowed',
         )
       : finding('table-rule', object, 'it is carried over but does not act on what we apply');
+  });
+}
+
+const FOREIGN_KEYS_SQL = `
+SELECT n.nspname AS schema, c.relname AS name, k.conname,
+       fn.nspname AS other_schema, f.relname AS other_name
+  FROM pg_constraint k
+  JOIN pg_class c ON c.oid = k.conrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class f ON f.oid = k.confrelid
+  JOIN pg_namespace fn ON fn.oid = f.relnamespace
+ WHERE k.contype = 'f' AND k.conparentid = 0
+   AND k.conrelid = ANY ($1::oid[]) AND k.confrelid <> ALL ($1::oid[])
+ ORDER BY 1, 2, 3`;
+
+async function checkForeignKeys(context: CheckContext): Promise<readonly Finding[]> {
+  const rows = await context.source.query(FOREIGN_KEYS_SQL, [selectedOids(context)]);
+  return rows.map((row) => {
+    const other = { schema: field(row, 'other_schema'), name: field(row, 'other_name') };
+    return finding(
+      'foreign-key-outside',
+      `foreign key ${quoteIdentifier(field(row, 'conname'))} of ${describeTable(nameOf(row))}`,
+      `it references ${quoteTable(other)}, which is not selected, and is not made on the target`,
+    );
   });
 }
