@@ -43,6 +43,11 @@ test.each<[what: string, endpoint: Partial<Endpoint>, lines: readonly string[]]>
     [`AUTHENTICATION_FAILED: ${WHERE}/postgres refused the connection`, 'PGPASSWORD'],
   ],
   [
+    'no password',
+    { password: undefined },
+    [`AUTHENTICATION_FAILED: ${WHERE}/postgres asks for a password`, '~/.pgpass'],
+  ],
+  [
     'an unknown role',
     { user: 'nobody_here', password: 'my-secret' },
     ['AUTHENTICATION_FAILED: nobody_here@', 'Check user and password'],
