@@ -13,8 +13,9 @@ import { dropSlot, readLsn } from './slot.ts';
 import { openWireConnection, type WireConnection } from './wire-connection.ts';
 
 const POLL_MS = 250;
-/** How long a server may take to act on a cancel before the connection is torn down. */
-const CANCEL_MS_MAX = 5000;
+/** A server that does not act on so many cancels, so far apart, loses the connection. */
+const CANCELS_MAX = 10;
+const CANCEL_MS = 500;
 const DROP_MS_MAX = 10_000;
 
 export type LogicalSlot = AsyncDisposable & {
@@ -142,10 +143,14 @@ function createStatement(options: CreateSlotOptions, serverMajor: number): strin
   return `CREATE_REPLICATION_SLOT ${quoteIdentifier(options.name)} ${kind} ${snapshot}`;
 }
 
+/** A cancel that comes before the statement has begun is without effect, so it is repeated. */
 async function cancelOrDestroy(connection: WireConnection, over: AbortSignal): Promise<void> {
-  await connection.cancel().catch(() => undefined);
-  const isOver = await wait(CANCEL_MS_MAX, false, { signal: over }).catch(() => true);
-  if (!isOver) connection.destroy();
+  for (let attempt = 0; attempt < CANCELS_MAX; attempt += 1) {
+    await connection.cancel().catch(() => undefined);
+    const isOver = await wait(CANCEL_MS, false, { signal: over }).catch(() => true);
+    if (isOver) return;
+  }
+  connection.destroy();
 }
 
 function slotError(error: unknown): unknown {

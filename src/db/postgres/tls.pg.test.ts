@@ -187,11 +187,15 @@ describe.each([14, 18] as const)('against a TLS server of %i', (version) => {
   test('a cancel request is encrypted, too, and a large result passes', async () => {
     const secure = { ...endpoint, sslMode: 'require' } as const;
     await using connection = await openWireConnection(secure, OPTIONS);
+    await using session = await openSession(server.endpoint, OPTIONS);
+    const state = `SELECT wait_event FROM pg_stat_activity WHERE pid = ${connection.processId}`;
     const sleeping = connection.query('SELECT pg_sleep(60)');
-    await Promise.all([
-      expect(sleeping).rejects.toMatchObject({ detail: { sqlstate: '57014' } }),
-      connection.cancel(),
-    ]);
+    const outcome = sleeping.catch((error: unknown) => error);
+    await expect
+      .poll(async () => session.query(state), { timeout: 20_000 })
+      .toEqual([{ wait_event: 'PgSleep' }]);
+    await connection.cancel();
+    expect(await outcome).toMatchObject({ detail: { sqlstate: '57014' } });
     const [result] = await connection.query(
       `SELECT repeat('x', 1000) FROM generate_series(1, 20000)`,
     );

@@ -15,8 +15,8 @@ import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
 import { createTestDatabase, testServer } from '#test/postgres.ts';
 
 import { sqlstateOf } from './server-error.ts';
-import { openSession } from './session.ts';
-import { openWireConnection } from './wire-connection.ts';
+import { openSession, type Session } from './session.ts';
+import { openWireConnection, type WireConnection } from './wire-connection.ts';
 
 const OPTIONS = { applicationName: 'understudy test' };
 
@@ -174,24 +174,34 @@ test('raw reading sees the frames of an error, which becomes the same OperatorEr
 });
 
 test.each([14, 18] as const)('a statement is cancelled on %i', async (version) => {
-  await using connection = await openWireConnection(await testServer(version), OPTIONS);
+  const server = await testServer(version);
+  await using session = await openSession(server, OPTIONS);
+  await using connection = await openWireConnection(server, OPTIONS);
   const sleeping = connection.query('SELECT pg_sleep(60)');
-  await Promise.all([
-    expect(sleeping).rejects.toMatchObject({ detail: { sqlstate: '57014' } }),
-    connection.cancel(),
-  ]);
+  const outcome = sleeping.catch((error: unknown) => error);
+  await sleepBegins(session, connection);
+  await connection.cancel();
+  expect(await outcome).toMatchObject({ detail: { sqlstate: '57014' } });
   expect(await connection.query('SELECT 1')).toHaveLength(1);
 });
+
+/** A cancel that comes before the statement has begun would be without effect. */
+async function sleepBegins(session: Session, connection: WireConnection): Promise<void> {
+  const state = `SELECT wait_event FROM pg_stat_activity WHERE pid = ${connection.processId}`;
+  await expect
+    .poll(async () => session.query(state), { timeout: 20_000 })
+    .toEqual([{ wait_event: 'PgSleep' }]);
+}
 
 test('a terminated connection is CONNECTION_LOST, and later calls say so, too', async () => {
   const server = await testServer(18);
   await using session = await openSession(server, OPTIONS);
   await using connection = await openWireConnection(server, OPTIONS);
   const sleeping = connection.query('SELECT pg_sleep(60)');
-  await Promise.all([
-    expect(sleeping).rejects.toMatchObject({ code: 'CONNECTION_LOST' }),
-    session.query(`SELECT pg_terminate_backend(${connection.processId})`),
-  ]);
+  const outcome = sleeping.catch((error: unknown) => error);
+  await sleepBegins(session, connection);
+  await session.query(`SELECT pg_terminate_backend(${connection.processId})`);
+  expect(await outcome).toMatchObject({ code: 'CONNECTION_LOST' });
   expect(await connection.read()).toBeUndefined();
   await expect(connection.query('SELECT 1')).rejects.toMatchObject({ code: 'CONNECTION_LOST' });
 });
