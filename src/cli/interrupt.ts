@@ -14,15 +14,24 @@ export class Interrupted extends Error {
 /** The line that --json prints then. */
 export type Interruption = { readonly type: 'interrupted'; readonly hint: string };
 
+/** npm passes Ctrl-C on to a process that the terminal has told already: within this time it is one wish. */
+const SAME_WISH_MS = 500;
+
 /**
  * A signal that the first SIGINT, SIGTERM or SIGHUP aborts, so that everything stops in order. The
  * second one ends the process at once: whoever asks twice does not want to wait.
  */
 export function interruptSignal(process: NodeJS.Process): AbortSignal {
   const controller = new AbortController();
+  let firstMs = -Infinity;
   const onSignal = (): void => {
-    if (controller.signal.aborted) process.exit(EXIT_CODES.interrupted);
-    controller.abort(new Interrupted('signal'));
+    const nowMs = performance.now();
+    if (!controller.signal.aborted) {
+      firstMs = nowMs;
+      controller.abort(new Interrupted('signal'));
+    } else if (nowMs - firstMs > SAME_WISH_MS) {
+      process.exit(EXIT_CODES.interrupted);
+    }
   };
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(name, onSignal);
   // `understudy status | head`: the reader left, so there is nobody to work for.
