@@ -169,6 +169,9 @@ export class ScriptedTarget {
   }
 
   reset(): void {
+    if (!this.#keepsRelations && (this.#rows || this.#stream)) {
+      throw new Error('a transaction that is cut off was read although that was known');
+    }
     this.#rows = undefined;
     this.#stream = undefined;
     this.#streams.clear();

@@ -189,6 +189,7 @@ export function transcriptOf(events: readonly SourceEvent[]): string[] {
   });
 }
 
+/** For blocks that were read after everything was written. */
 export function applyAll(blocks: readonly SpoolBlock[], applied: Lsn): ScriptedTarget {
   const target = new ScriptedTarget(applied, 'spooled');
   for (const block of blocks) {

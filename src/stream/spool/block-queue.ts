@@ -87,6 +87,7 @@ export class BlockQueue {
   append(source: Buffer, start: number, end: number, walStart: bigint): void {
     // First: a block that is sealed for want of space must not claim the commit that comes after it.
     this.#makeRoom(end - start);
+    if (this.#blockCount === 0) this.#tracker.enterBlock(this.#segmentUsed);
     const promoted = this.#tracker.observe(source, start, end);
     this.#put(source, start, end, walStart);
     this.#appended += 1;
@@ -99,7 +100,7 @@ export class BlockQueue {
 
   reset(): void {
     this.seal();
-    this.#tracker.reset();
+    this.#tracker.reset(this.#segmentUsed);
     this.#appended += 1;
     this.#enqueue('reset', blockOfMessages([]), 0);
     this.#cutIfLarge();

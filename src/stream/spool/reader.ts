@@ -9,6 +9,9 @@ import type { Segments } from './segments.ts';
  * Reads the spool in order, at its own pace, through the page cache; and again, for the extents of a
  * streamed transaction whose commit has arrived. Nothing is buffered beyond one read-ahead.
  *
+ * A transaction, or a block of a stream, that a reset cut off is left out if the reset is known when its
+ * beginning is read; so whoever starts again after meeting one does not meet it twice.
+ *
  * The segment that a reader is in is not trimmed. A `relations` block at the start of a segment is
  * yielded only where reading begins: later ones repeat what was read.
  */
@@ -61,7 +64,8 @@ export class SpoolReader implements AsyncDisposable {
       this.#offset = block.next.offset;
       const isRepetition = block.position.offset === 0 && !this.#isFirst;
       this.#isFirst = false;
-      if (!isRepetition) return block;
+      const shown = isRepetition ? undefined : this.#withoutVoid(block);
+      if (shown) return shown;
     }
   }
 
@@ -92,6 +96,16 @@ export class SpoolReader implements AsyncDisposable {
       this.#segment < this.#segments.last ||
       this.#offset < this.#segments.writtenBytes(this.#segment)
     );
+  }
+
+  #withoutVoid(block: SpoolBlock): SpoolBlock | undefined {
+    if (block.kind !== 'messages') return block;
+    const { segment, offset } = block.position;
+    const count = this.#segments.tracker.voidFrom(segment, offset);
+    if (count === undefined) return block;
+    return count === 0
+      ? undefined
+      : { ...block, count, offsets: block.offsets.subarray(0, 2 * count) };
   }
 
   async #nextSegment(): Promise<void> {

@@ -35,7 +35,7 @@ export async function recoverSegments(segments: Segments): Promise<Recovered> {
     if (scanned.end > 0) segments.written(segment, scanned.end);
     sequence = scanned.sequence;
   }
-  tracker.reset();
+  tracker.reset(Number.POSITIVE_INFINITY);
   // A last segment that was torn in its first block is gone, so its number is free.
   return { segment: segments.last + 1, sequence };
 }
@@ -78,8 +78,9 @@ async function scanSegment(
 }
 
 function observeBlock(tracker: TransactionTracker, block: SpoolBlock): void {
-  if (block.kind === 'reset') tracker.reset();
+  if (block.kind === 'reset') tracker.reset(block.position.offset);
   if (block.kind === 'messages') {
+    tracker.enterBlock(block.position.offset);
     for (let i = 0; i < block.offsets.length; i += 2) {
       tracker.observe(block.bytes, block.offsets[i] ?? 0, block.offsets[i + 1] ?? 0);
     }

@@ -48,7 +48,8 @@ import { SpoolWriter } from './writer.ts';
  * all streams that did not commit; keep the Relations of a stream to that stream. Those that a stream's
  * commit made valid for all come again in a `relations` block right behind the commit, so that a stream
  * which is skipped need not be read. A stream whose first block (Stream Start with 1) was not read is
- * void: reading began behind it, because it is aborted, reset or applied by what follows.
+ * void: reading began behind it, because it is aborted, reset or applied by what follows. A reset in the
+ * middle of a transaction is met only by who was already in it; from a new reader it is left out.
  *
  * Reading may begin at any segment: each starts with the Relations that hold there, and no transaction
  * and no Stream Start … Stream Stop spans segments. A segment therefore grows past its size when one

@@ -33,6 +33,17 @@ export type SegmentFacts = {
   commitEnd: bigint;
   /** First segment of the oldest stream that commits in it; its own number when there is none. */
   streamsFrom: number;
+  /** Transactions, and blocks of streams, that a reset cut off. */
+  readonly voids: Void[];
+};
+
+/** From a message of the block at `offset` up to the block at `end`, which is not part of it. */
+type Void = { readonly offset: number; readonly message: number; readonly end: number };
+
+type Place = {
+  readonly facts: SegmentFacts | undefined;
+  readonly offset: number;
+  readonly message: number;
 };
 
 type OpenStream = { readonly firstSegment: number; readonly relations: Map<string, Buffer> };
@@ -42,6 +53,11 @@ export class TransactionTracker {
   readonly #relations = new Map<string, Buffer>();
   readonly #open = new Map<number, OpenStream>();
   #current: SegmentFacts | undefined;
+  /** The next message: which of the block that begins at `#offset`. */
+  #offset = 0;
+  #message = 0;
+  /** Where the transaction or the block of a stream began that is open. */
+  #began: Place | undefined;
   #isInTransaction = false;
   #inStream: OpenStream | undefined;
   #contiguousEnd: Lsn;
@@ -74,8 +90,14 @@ export class TransactionTracker {
 
   beginSegment(segment: number): void {
     const commitEndBefore = this.#commitEnd;
-    this.#current = { segment, commitEndBefore, commitEnd: 0n, streamsFrom: segment };
+    this.#current = { segment, commitEndBefore, commitEnd: 0n, streamsFrom: segment, voids: [] };
     this.segments.set(segment, this.#current);
+  }
+
+  /** The next message is the first of the block at `offset` of the current segment. */
+  enterBlock(offset: number): void {
+    this.#offset = offset;
+    this.#message = 0;
   }
 
   /** Recovery calls it with what the oldest segment says of those before it, which were trimmed. */
@@ -84,8 +106,18 @@ export class TransactionTracker {
     if (commitEnd > this.#commitEnd) this.#commitEnd = commitEnd;
   }
 
-  /** A new connection sends everything after the confirmed position again, relations included. */
-  reset(): void {
+  /**
+   * A new connection sends everything after the confirmed position again, relations included. `offset`
+   * is where the current segment goes on.
+   */
+  reset(offset: number): void {
+    const began = this.#began;
+    if (began && !this.isAtBoundary) {
+      // Nothing of another kind follows it in an earlier segment: that ended with it, in a crash.
+      const end = began.facts === this.#current ? offset : Number.POSITIVE_INFINITY;
+      began.facts?.voids.push({ offset: began.offset, message: began.message, end });
+    }
+    this.#began = undefined;
     this.#relations.clear();
     this.#open.clear();
     this.#isInTransaction = false;
@@ -97,14 +129,28 @@ export class TransactionTracker {
   }
 
   /**
-   * Take note of one message. Returns relations that a stream's commit made valid for all, if any.
+   * The message from which on the block at `offset` is void, if any: a transaction or a block of a stream
+   * that a reset cut off begins there.
+   */
+  voidFrom(segment: number, offset: number): number | undefined {
+    for (const part of this.segments.get(segment)?.voids ?? []) {
+      if (offset === part.offset) return part.message;
+      if (offset > part.offset && offset < part.end) return 0;
+    }
+    return undefined;
+  }
+
+  /**
+   * Take note of the next message. Returns relations that a stream's commit made valid for all, if any.
    * Throws PROTOCOL_VIOLATION when transactions are not nested as the protocol says.
    */
   observe(source: Buffer, start: number, end: number): Buffer[] | undefined {
     const tag = source[start] ?? 0;
+    this.#message += 1;
     switch (tag) {
       case BEGIN:
         this.#expect(this.isAtBoundary, 'Begin');
+        this.#began = this.#place();
         this.#isInTransaction = true;
         return undefined;
       case COMMIT:
@@ -114,6 +160,7 @@ export class TransactionTracker {
         return undefined;
       case STREAM_START:
         this.#expect(this.isAtBoundary, 'Stream Start');
+        this.#began = this.#place();
         this.#inStream = this.#streamOf(source.readUInt32BE(start + 1));
         return undefined;
       case STREAM_STOP:
@@ -148,6 +195,11 @@ export class TransactionTracker {
     }
     for (const stream of this.#open.values()) needed = Math.min(needed, stream.firstSegment);
     return needed;
+  }
+
+  /** Of the message that is being observed. */
+  #place(): Place {
+    return { facts: this.#current, offset: this.#offset, message: this.#message - 1 };
   }
 
   #expect(isExpected: boolean, message: string): void {
