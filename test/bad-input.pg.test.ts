@@ -188,6 +188,24 @@ test('a server that cannot decode and has no free slot passes after the fixes an
   expect(named(await check({ source: server.endpoint, target: target.endpoint }))).toEqual([]);
 });
 
+test.each([
+  [17, 'max_replication_slots'],
+  [18, 'max_active_replication_origins'],
+] as const)(
+  'a target of version %i without a free replication origin',
+  async (version, setting) => {
+    await using source = await createTestDatabase(version);
+    await using server = await startTestServer({ version, settings: { [setting]: '0' } });
+    await using session = await openSession(server.endpoint, {
+      applicationName: 'understudy test',
+    });
+    const result = await check({ source: source.endpoint, target: server.endpoint });
+    expect(named(result)).toEqual([`target-origin-free setting ${setting}`]);
+    await applyFixes(result, { source: source.session, target: session });
+    expect(await systemSettings(session)).toEqual({ [setting]: '1' });
+  },
+);
+
 test('a standby is neither a source nor a target', async () => {
   await using folder = await createServerFolder();
   const place = { version: 17, directory: join(folder.path, 'data') } as const;

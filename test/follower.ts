@@ -72,9 +72,10 @@ export async function followPair(
     }),
   );
   const stop = new AbortController();
-  const ended = supervise([follower.spooling, follower.applying], stop.signal).catch(
-    (error: unknown) => error,
-  );
+  const ended = supervise(
+    [follower.spooling, follower.applying, follower.serving],
+    stop.signal,
+  ).catch((error: unknown) => error);
   owned.defer(async () => {
     stop.abort();
     await ended;

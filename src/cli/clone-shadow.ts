@@ -1,7 +1,12 @@
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import type { Selection } from '#src/core/selection.ts';
-import { OperatorError } from '#src/lib/errors.ts';
+import type { CheckResult } from '#src/shadow/check/finding.ts';
+import type { InStep } from '#src/shadow/clone/clone-options.ts';
+import { clone } from '#src/shadow/clone/clone.ts';
 
 import type { CommandDeps } from './command-deps.ts';
 
@@ -11,13 +16,21 @@ export type CloneSettings = {
   readonly selection: Selection;
   readonly jobs: number;
   readonly isFollowed: boolean;
-  /** Undefined means a folder of the shadow's own below the home folder. */
+  /** Where the shadow's own spool folder is made; undefined means below the home folder. */
   readonly spoolDirectory: string | undefined;
   readonly sourceWalBytesMax: number;
   readonly untilLsn: Lsn | undefined;
+  readonly onChecked?: (result: CheckResult) => void;
+  readonly onInStep?: (shadow: InStep) => Promise<void>;
 };
 
 /** Join the parts of a clone and run it; the command and the demo both do it here. */
-export async function cloneShadow(_deps: CommandDeps, _settings: CloneSettings): Promise<void> {
-  throw new OperatorError('CONFIG_INVALID', 'clone is not part of this version yet');
+export async function cloneShadow(deps: CommandDeps, settings: CloneSettings): Promise<void> {
+  const { spoolDirectory, onChecked, onInStep, ...options } = settings;
+  await clone(deps, {
+    ...options,
+    spoolParent: spoolDirectory ?? join(homedir(), '.understudy', 'spool'),
+    onChecked: onChecked ?? (() => undefined),
+    onInStep: onInStep ?? (async () => undefined),
+  });
 }

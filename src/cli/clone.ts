@@ -1,10 +1,16 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { OperatorError } from '#src/lib/errors.ts';
+import { EXIT_CODES } from '#src/lib/errors.ts';
 
-import { OPTIONS } from './options.ts';
+import { cloneShadow } from './clone-shadow.ts';
+import { commandDeps } from './command-deps.ts';
+import { resolveOption } from './endpoints.ts';
+import { OPTIONS, selectionOf } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
+import { printDifferences } from './terminal/differences.ts';
+import { printFindings } from './terminal/findings.ts';
+import { verifyDatabases } from './verify-shadow.ts';
 
 const EXAMPLE = `
 Example:
@@ -39,8 +45,33 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
           title: 'understudy clone',
           afterInterrupt: 'run the same command again, it resumes where it was.',
         },
-        async () => {
-          throw new OperatorError('CONFIG_INVALID', 'clone is not part of this version yet');
+        async (run) => {
+          const stores = { shell, run, config: options.config };
+          const deps = commandDeps(shell, run);
+          const settings = {
+            source: resolveOption(options.source, stores),
+            target: resolveOption(options.target, stores),
+            selection: selectionOf(options),
+            jobs: options.jobs,
+          };
+          let differences = 0;
+          await cloneShadow(deps, {
+            ...settings,
+            isFollowed: options.follow === true,
+            spoolDirectory: options.spool,
+            sourceWalBytesMax: options.maxSourceWal,
+            untilLsn: options.untilLsn,
+            onChecked: (result) => {
+              if (result.isRefused) printFindings(run.screen, result);
+            },
+            onInStep: async () => {
+              if (options.verify !== true) return;
+              const verdict = await verifyDatabases(deps, { ...settings, isFull: true });
+              printDifferences(run.screen, verdict);
+              differences += verdict.differences;
+            },
+          });
+          return differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
         },
       );
       finish(exitCode);

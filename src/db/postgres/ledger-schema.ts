@@ -116,6 +116,8 @@ CREATE TABLE IF NOT EXISTS understudy.position (
   rows_applied         bigint NOT NULL,
   spool_bytes          bigint NOT NULL,
   source_wal_bytes     bigint NOT NULL,
+  -- Bytes a second by which that grows, averaged over about half a minute.
+  source_wal_rate      double precision NOT NULL DEFAULT 0,
   updated_at           timestamptz NOT NULL DEFAULT now()
 );
 

@@ -50,6 +50,8 @@ export type ServerSettings = {
   readonly walLevel: string;
   readonly replicationSlotsMax: number;
   readonly walSendersMax: number;
+  /** Replication origins that can be in use, and the setting's name: before 18 slots and origins shared one. */
+  readonly originsMax: { readonly setting: string; readonly count: number };
   /** 0: never. */
   readonly walSenderTimeoutMs: number;
   /** Undefined: no limit. */
@@ -137,7 +139,7 @@ export async function readServer(session: Session): Promise<Server> {
 const SETTINGS_SQL = `
 SELECT name, setting, enumvals::text AS choices FROM pg_settings
  WHERE name IN ('wal_level', 'max_replication_slots', 'max_wal_senders', 'wal_sender_timeout',
-                'max_slot_wal_keep_size', 'idle_replication_slot_timeout',
+                'max_active_replication_origins', 'max_slot_wal_keep_size', 'idle_replication_slot_timeout',
                 'logical_decoding_work_mem', 'default_toast_compression')`;
 const KIB = 1024;
 const MIB = 1024 * 1024;
@@ -147,11 +149,15 @@ async function readSettings(session: Session): Promise<ServerSettings> {
   const settings = new Map(rows.map((row) => [row['name'], row['setting'] ?? '']));
   const number = (name: string): number => Number(settings.get(name) ?? 0);
   const compression = rows.find((row) => row['name'] === 'default_toast_compression');
+  const originSetting = settings.has('max_active_replication_origins')
+    ? 'max_active_replication_origins'
+    : 'max_replication_slots';
   const keepMib = number('max_slot_wal_keep_size');
   return {
     walLevel: settings.get('wal_level') ?? '',
     replicationSlotsMax: number('max_replication_slots'),
     walSendersMax: number('max_wal_senders'),
+    originsMax: { setting: originSetting, count: number(originSetting) },
     walSenderTimeoutMs: number('wal_sender_timeout'),
     slotWalKeepBytesMax: keepMib < 0 ? undefined : keepMib * MIB,
     idleSlotTimeoutMs: number('idle_replication_slot_timeout') * 1000,

@@ -52,15 +52,22 @@ test.each(TEST_VERSIONS)(
   },
 );
 
-test('tables that are not selected may exist on the target', async () => {
+test('what is not selected may exist on the target, and so may what reads it', async () => {
   await using source = await createTestDatabase(
     15,
-    'CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (id int PRIMARY KEY)',
+    `CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (id int PRIMARY KEY);
+     CREATE VIEW public.of_a AS SELECT id FROM public.a;
+     CREATE VIEW public.of_b AS SELECT id FROM public.b`,
   );
-  await using target = await createTestDatabase(15, 'CREATE TABLE public.b (x text)');
+  await using target = await createTestDatabase(
+    15,
+    'CREATE VIEW public.b AS SELECT 1; CREATE TABLE public.of_a (x text); CREATE TABLE public.of_b (x text)',
+  );
   const selection = { ...EVERYTHING, tables: ['a'] };
   const sides = { source: source.endpoint, target: target.endpoint };
-  expect(named(await check(sides, { selection }))).toEqual([]);
+  expect(named(await check(sides, { selection }))).toEqual([
+    'target-object-exists table "public"."of_a"',
+  ]);
 });
 
 async function recordShadow(source: Session, target: Session): Promise<void> {

@@ -61,6 +61,7 @@ export const CHECKS = {
   'target-replica-role': 'refuse',
   'target-superuser': 'refuse',
   'target-origin': 'info',
+  'target-origin-free': 'refuse',
   'target-object-exists': 'refuse',
   'target-sessions': 'warn',
   'target-event-trigger': 'warn',

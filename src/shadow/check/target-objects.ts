@@ -1,27 +1,31 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import { USER_RELATIONS } from '#src/db/postgres/catalog.ts';
 import type { Row } from '#src/db/postgres/session.ts';
+import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
 
 import { finding } from './checks.ts';
 import { type CheckContext, onTarget, field } from './context.ts';
 import type { Finding } from './finding.ts';
 
 /**
- * The definitions of the source are created on the target, all but those of tables that are not selected,
- * so no object of the target may have the name of one of them. A resumed shadow made them itself.
+ * No object of the target may have the name of one that the schema copy creates. A resumed shadow made
+ * them itself.
  */
 export async function checkExistingObjects(context: CheckContext): Promise<readonly Finding[]> {
   const { source, target, relations, resumedShadowId } = context;
   if (resumedShadowId !== undefined) return [];
-  const selected = new Set([...relations.tables, ...relations.partitioned].map(quoteTable));
   const existing = await target.query(OBJECTS_SQL);
   if (existing.length === 0) return [];
-  const wanted = new Set((await source.query(OBJECTS_SQL)).map(identityOf));
-  return existing
-    .filter((row) =>
-      row['is_table'] === 't' ? selected.has(qualifiedName(row)) : wanted.has(identityOf(row)),
-    )
-    .map(describe);
+  const excluded = await readDumpExclusions(source, relations);
+  const excludedSchemas = new Set(excluded.schemas);
+  const excludedRelations = new Set(excluded.relations.map(quoteTable));
+  const created = (await source.query(OBJECTS_SQL)).filter(
+    (row) =>
+      row['is_relation'] !== 't' ||
+      !(excludedSchemas.has(field(row, 'schema')) || excludedRelations.has(qualifiedName(row))),
+  );
+  const wanted = new Set(created.map(identityOf));
+  return existing.filter((row) => wanted.has(identityOf(row))).map(describe);
 }
 
 /**
@@ -32,7 +36,7 @@ export async function checkExistingObjects(context: CheckContext): Promise<reado
 const OBJECTS_SQL = `
 SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
                       WHEN 'c' THEN 'TYPE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind,
-       n.nspname AS schema, c.relname AS name, '' AS arguments, c.relkind IN ('r', 'p') AS is_table
+       n.nspname AS schema, c.relname AS name, '' AS arguments, c.relkind <> 'c' AS is_relation
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 'c') AND ${USER_RELATIONS}
    AND NOT (c.relkind = 'S' AND EXISTS (

@@ -149,9 +149,10 @@ const ORIGIN_SQL = `
 SELECT signature FROM unnest($1::text[]) AS u(signature)
  WHERE NOT has_function_privilege(signature, 'EXECUTE')`;
 
-async function checkOrigin({ target, targetServer }: CheckContext): Promise<readonly Finding[]> {
+async function checkOrigin(context: CheckContext): Promise<readonly Finding[]> {
+  const { target, targetServer } = context;
   const missing = await target.query(ORIGIN_SQL, [ORIGIN_FUNCTIONS]);
-  if (missing.length === 0) return [];
+  if (missing.length === 0) return checkFreeOrigin(context);
   const role = quoteIdentifier(targetServer.role.name);
   const functions = missing.map((row) => `pg_catalog.${field(row, 'signature')}`).join(', ');
   return [
@@ -160,6 +161,26 @@ async function checkOrigin({ target, targetServer }: CheckContext): Promise<read
       `role ${role}`,
       'it may not use replication origins, so progress is kept in a table: one more row version for each transaction applied',
       onTarget(`GRANT EXECUTE ON FUNCTION ${functions} TO ${role}`),
+    ),
+  ];
+}
+
+/** Those that have made progress keep their place until they are dropped, ours of a resumed shadow too. */
+const ORIGINS_SQL = 'SELECT count(*) AS used FROM pg_show_replication_origin_status()';
+
+async function checkFreeOrigin(context: CheckContext): Promise<readonly Finding[]> {
+  const { target, targetServer, resumedShadowId } = context;
+  const { setting, count } = targetServer.settings.originsMax;
+  if (!targetServer.role.isSuperuser || resumedShadowId !== undefined) return [];
+  const [row] = await target.query(ORIGINS_SQL);
+  const used = Number(row?.['used']);
+  if (used < count) return [];
+  return [
+    finding(
+      'target-origin-free',
+      `setting ${setting}`,
+      `${used} of ${count} replication origins are in use, and one more is needed to record progress; a restart of the server makes a change effective`,
+      onTarget(`ALTER SYSTEM SET ${setting} = ${used + 1}`),
     ),
   ];
 }

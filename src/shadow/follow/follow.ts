@@ -22,13 +22,14 @@ import { Receiver } from './receiver.ts';
 import { serveRequests } from './requests.ts';
 
 /**
- * Following a source, in two parts that start at different times:
+ * Following a source, in parts that start at different times:
  *
  *     spooling    receiver and monitor, from the moment the slot exists: the copy may take as long as
  *                 it needs without filling the source's disk
- *     applying    apply loop and fence requests, once every table has its first copy and its key
+ *     applying    the apply loop, once every table has its copy and its key
+ *     serving     the fences of other commands, once the target is in order
  *
- * Both are tasks for `supervise`; they share what `openFollower` made.
+ * All are tasks for `supervise`; they share what `openFollower` made.
  */
 export type FollowDeps = {
   readonly source: Endpoint;
@@ -47,6 +48,8 @@ export type Follower = AsyncDisposable & {
   readonly meter: LagMeter;
   readonly spooling: Task;
   readonly applying: Task;
+  /** Fence requests of other commands; ends well when one asks the follower to end. */
+  readonly serving: Task;
 };
 
 /** How long a lost source is waited for. */
@@ -105,12 +108,15 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     },
     known,
   );
+  const nudge = async (): Promise<void> => sendHeartbeat(source, shadow.shadowId, clock.now());
   const resources = owned.move();
   return {
     gate,
     meter,
     spooling: spoolingTask(deps, { names, source, target, spool, receiver, meter, known }),
-    applying: applyingTask(deps, { source, requests, spool, gate, meter }),
+    applying: async (signal) => applyChanges({ ...deps, spool, gate, meter }, signal),
+    serving: async (signal) =>
+      serveRequests({ target: requests, shadowId: shadow.shadowId, gate, clock, nudge }, signal),
     [Symbol.asyncDispose]: async () => resources.disposeAsync(),
   };
 }
@@ -165,30 +171,6 @@ function spoolingTask(
       [
         async (end) => parts.receiver.run(parts.known, SOURCE_GIVE_UP_MS, end),
         async (end) => monitor({ ...deps, ...parts, shadow }, end),
-      ],
-      signal,
-    );
-}
-
-function applyingTask(
-  deps: FollowDeps,
-  parts: {
-    readonly source: Session;
-    readonly requests: Session;
-    readonly spool: Spool;
-    readonly gate: ApplyGate;
-    readonly meter: LagMeter;
-  },
-): Task {
-  const { source, requests, gate } = parts;
-  const { clock } = deps;
-  const { shadowId } = deps.shadow;
-  const nudge = async (): Promise<void> => sendHeartbeat(source, shadowId, clock.now());
-  return async (signal) =>
-    supervise(
-      [
-        async (end) => applyChanges({ ...deps, ...parts, target: deps.target }, end),
-        async (end) => serveRequests({ target: requests, shadowId, gate, clock, nudge }, end),
       ],
       signal,
     );

@@ -37,6 +37,8 @@ export type MonitorDeps = {
 const TICK_MS = 1_000;
 const HEARTBEAT_MS = 5_000;
 const DROP_DEADLINE_MS = 10_000;
+/** The rate of WAL retention is averaged over about this long. */
+const RATE_SECONDS = 30;
 
 /** What has been applied, as the apply loop tells it. */
 export class LagMeter {
@@ -45,6 +47,9 @@ export class LagMeter {
   rows = 0;
   /** Age of the newest applied heartbeat when it was applied; both times are our clock's. */
   lagMs = 0;
+  /** Bytes a second by which the WAL retained on the source grows; below 0 when it shrinks. */
+  sourceWalRate = 0;
+  #sourceWal: { readonly bytes: number; readonly atMs: number } | undefined;
   #heartbeatMs = 0;
 
   constructor(applied: Lsn) {
@@ -58,6 +63,16 @@ export class LagMeter {
     if (applied.heartbeatMs === undefined) return;
     this.#heartbeatMs = applied.heartbeatMs;
     this.lagMs = Math.max(0, nowMs - applied.heartbeatMs);
+  }
+
+  /** WAL that the slot retains, as of now. */
+  sourceWal(bytes: number, nowMs: number): void {
+    const last = this.#sourceWal;
+    this.#sourceWal = { bytes, atMs: nowMs };
+    if (last === undefined || nowMs <= last.atMs) return;
+    const seconds = (nowMs - last.atMs) / 1000;
+    const weight = 1 - Math.exp(-seconds / RATE_SECONDS);
+    this.sourceWalRate += weight * ((bytes - last.bytes) / seconds - this.sourceWalRate);
   }
 
   /** The lag as of now: it grows while an older heartbeat than expected is the newest applied one. */
@@ -125,7 +140,8 @@ async function tick(deps: MonitorDeps): Promise<void> {
     sourceWalBytes: slot.retainedBytes,
     sourceWalBytesMax: shadow.sourceWalBytesMax,
   };
-  await recordPosition(target, shadow.shadowId, lag);
+  meter.sourceWal(slot.retainedBytes, clock.now());
+  await recordPosition(target, shadow.shadowId, lag, meter.sourceWalRate);
   // That commit was synchronous, so every commit before it is flushed, the applied ones included.
   await spool.trim(applied);
   report({ type: 'lag', ...lag });
@@ -143,19 +159,24 @@ async function checkPublication(source: Session, shadow: MonitorDeps['shadow']):
 
 type RecordedLag = Omit<Extract<Parameters<Report>[0], { type: 'lag' }>, 'type'>;
 
-async function recordPosition(target: Session, shadowId: string, lag: RecordedLag): Promise<void> {
+async function recordPosition(
+  target: Session,
+  shadowId: string,
+  lag: RecordedLag,
+  sourceWalRate: number,
+): Promise<void> {
   await target.execute(
     `INSERT INTO understudy.position AS p
        (shadow_id, source_head_lsn, sent_lsn, received_lsn, durable_lsn, applied_lsn, lag_ms,
-        transactions_applied, rows_applied, spool_bytes, source_wal_bytes, updated_at)
-     VALUES ($1, $2::pg_lsn, $3::pg_lsn, $4::pg_lsn, $5::pg_lsn, $6::pg_lsn, $7, $8, $9, $10, $11, now())
+        transactions_applied, rows_applied, spool_bytes, source_wal_bytes, source_wal_rate, updated_at)
+     VALUES ($1, $2::pg_lsn, $3::pg_lsn, $4::pg_lsn, $5::pg_lsn, $6::pg_lsn, $7, $8, $9, $10, $11, $12, now())
      ON CONFLICT (shadow_id) DO UPDATE SET
        source_head_lsn = excluded.source_head_lsn, sent_lsn = excluded.sent_lsn,
        received_lsn = excluded.received_lsn, durable_lsn = excluded.durable_lsn,
        applied_lsn = excluded.applied_lsn, lag_ms = excluded.lag_ms,
        transactions_applied = excluded.transactions_applied, rows_applied = excluded.rows_applied,
        spool_bytes = excluded.spool_bytes, source_wal_bytes = excluded.source_wal_bytes,
-       updated_at = excluded.updated_at`,
+       source_wal_rate = excluded.source_wal_rate, updated_at = excluded.updated_at`,
     [
       shadowId,
       lag.sourceHeadLsn,
@@ -168,6 +189,7 @@ async function recordPosition(target: Session, shadowId: string, lag: RecordedLa
       lag.rowsApplied,
       lag.spoolBytes,
       lag.sourceWalBytes,
+      sourceWalRate,
     ],
   );
 }

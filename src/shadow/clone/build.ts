@@ -1,0 +1,407 @@
+import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
+import type { Phase } from '#src/core/progress.ts';
+import { parseSchemaScript, type Stage } from '#src/core/schema-script.ts';
+import { copiedColumns, quoteTable, type Table } from '#src/core/table.ts';
+import type { SelectedRelations } from '#src/db/postgres/catalog.ts';
+import { dumpSchema } from '#src/db/postgres/schema-dump.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { dropSlot, readLsn } from '#src/db/postgres/slot.ts';
+import { assert } from '#src/lib/assert.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import { supervise, type Task } from '#src/lib/supervise.ts';
+import { copyTables } from '#src/shadow/copy/copy.ts';
+import {
+  type HeldSnapshot,
+  holdGeneration,
+  type TakenSnapshot,
+} from '#src/shadow/copy/generations.ts';
+import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
+import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
+import { initProgress } from '#src/shadow/lease.ts';
+import {
+  readRelationRecords,
+  type ShadowRecord,
+  type ShadowUpdate,
+  updateShadow,
+} from '#src/shadow/ledger.ts';
+import { createPublication, dropPublication, readPublication } from '#src/shadow/publication.ts';
+import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
+import {
+  findExistingRelations,
+  isPreDataRestored,
+  readPopulatedViews,
+  restorePreData,
+} from '#src/shadow/schema/restore.ts';
+import { runSteps } from '#src/shadow/schema/run-steps.ts';
+import { syncSequences } from '#src/shadow/schema/sequences.ts';
+import { planChunking } from '#src/shadow/verify/chunking.ts';
+
+import type { CloneDeps, CloneOptions } from './clone-options.ts';
+import { takePlainSnapshot, takeSlot, takeSlotSnapshot } from './take-snapshot.ts';
+import { watchSchema } from './watch-schema.ts';
+
+/**
+ * One attempt at a shadow, by the runner that holds its lease. Whatever the ledger says is done is
+ * passed over, so an attempt after a crash goes on where the last one ended.
+ */
+export type Build = {
+  readonly shadow: ShadowRecord;
+  readonly tables: SelectedRelations;
+  /** Holds the lease; for short statements of one part at a time. */
+  readonly control: Session;
+  readonly epoch: bigint;
+  readonly state: { isInStep: boolean };
+};
+
+/** What brings rows into tables and makes changes applicable: needs no row to be right. */
+const KEY_STAGES: readonly Stage[] = ['index', 'attach'];
+/** What looks at rows, which must be as of one position then. */
+const ROW_STAGES: readonly Stage[] = ['foreign-key', 'validate', 'trigger', 'refresh', 'analyze'];
+
+const SCHEMA_TIMEOUT_MS = 10 * 60_000;
+const DROP_DEADLINE_MS = 10_000;
+const SEQUENCES_EVERY_MS = 10_000;
+const IN_STEP_POLL_MS = 50;
+
+export async function buildShadow(
+  deps: CloneDeps,
+  options: CloneOptions,
+  build: Build,
+): Promise<void> {
+  const run = new Run(deps, options, build);
+  await (build.shadow.isFollowed ? run.followed() : run.plain());
+}
+
+class Run {
+  readonly #deps: CloneDeps;
+  readonly #options: CloneOptions;
+  readonly #build: Build;
+  #shadow: ShadowRecord;
+
+  constructor(deps: CloneDeps, options: CloneOptions, build: Build) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#build = build;
+    this.#shadow = build.shadow;
+  }
+
+  /** Copy what one snapshot shows, and end. */
+  async plain(): Promise<void> {
+    const { source, onInStep } = this.#options;
+    const { shadowId } = this.#shadow;
+    const { signal } = this.#deps;
+    if (this.#shadow.phase === 'complete') {
+      await this.#enter('complete');
+      await onInStep({ shadowId, sourceSnapshot: undefined });
+      return;
+    }
+    await this.#enter('preparing');
+    await using held = new AsyncDisposableStack();
+    let sourceSnapshot: string | undefined;
+    const takeSnapshot = async (): Promise<TakenSnapshot> => {
+      const taken = await takePlainSnapshot(source, shadowId);
+      held.defer(taken.release);
+      sourceSnapshot = taken.snapshotName;
+      // Kept until the end, for a verification at this very snapshot.
+      return { ...taken, release: async () => undefined };
+    };
+    await this.#restoreSchema(undefined, signal);
+    await this.#copy([], takeSnapshot, signal);
+    await this.#steps([...KEY_STAGES, ...ROW_STAGES], signal);
+    await this.#syncSequences();
+    await onInStep({ shadowId, sourceSnapshot });
+    await this.#enter('complete');
+  }
+
+  /** Copy while the changes are spooled; then apply them, for ever. */
+  async followed(): Promise<void> {
+    await this.#enter(this.#shadow.consistentLsn === undefined ? 'preparing' : 'copying');
+    await using held = new AsyncDisposableStack();
+    const snapshot = await this.#prepareSource();
+    if (snapshot !== undefined) held.defer(async () => snapshot.leave());
+    const { control, epoch } = this.#build;
+    const { shadow } = { shadow: this.#shadow };
+    assert(shadow.spoolDirectory !== undefined, 'a followed shadow has a spool on record');
+    await using follower = await openFollower({
+      ...this.#deps,
+      ...this.#options,
+      shadow,
+      epoch,
+      spoolDirectory: shadow.spoolDirectory,
+    });
+    await supervise(
+      [
+        follower.spooling,
+        async (signal) => lostSession(control, signal),
+        async (signal) => {
+          await this.#restoreSchema(snapshot?.exported[0], signal);
+          await this.#copyFollowed(snapshot, signal);
+          await this.#steps(KEY_STAGES, signal);
+          await this.#enter('catching up');
+          await supervise(
+            [follower.applying, async (end) => this.#completeAndFollow(follower, end)],
+            signal,
+          );
+        },
+      ],
+      this.#deps.signal,
+    );
+  }
+
+  /** Publication first (trap 3), then the slot and its snapshot; each as far as it is not on record. */
+  async #prepareSource(): Promise<HeldSnapshot | undefined> {
+    const { source, target } = this.#options;
+    const { control } = this.#build;
+    const { shadowId, slotName, publicationName } = this.#shadow;
+    assert(slotName !== undefined && publicationName !== undefined, 'the names are on record');
+    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+    if (this.#shadow.publicationOid === undefined) {
+      // One that was made just before a crash is not on record; nothing reads it yet.
+      const leftOid = await readPublication(session, publicationName);
+      if (leftOid !== undefined) {
+        await dropPublication(session, { name: publicationName, oid: leftOid });
+      }
+      const tables = await this.#dataset();
+      const { oid } = await createPublication({ session, name: publicationName, tables });
+      await this.#record({ publicationOid: oid });
+      this.#deps.failpoints.hit('clone.afterPublication');
+    }
+    if (this.#shadow.consistentLsn !== undefined) return undefined;
+    await dropSlot(session, slotName, DROP_DEADLINE_MS);
+    const slot = await takeSlot({
+      ...this.#deps,
+      source,
+      shadowId,
+      name: slotName,
+      temporary: false,
+    });
+    this.#deps.failpoints.hit('clone.afterSlot');
+    await using ledger = await openSession(target, { applicationName: `understudy ${shadowId}` });
+    const held = await holdGeneration(
+      { source, target: ledger, shadowId },
+      {
+        snapshotName: slot.snapshotName,
+        lsn: slot.consistentLsn,
+        release: async () => slot[Symbol.asyncDispose](),
+      },
+    );
+    await initProgress(control, this.#shadow, slot.consistentLsn);
+    await this.#record({ consistentLsn: slot.consistentLsn });
+    this.#deps.failpoints.hit('clone.afterSnapshot');
+    return held;
+  }
+
+  async #restoreSchema(snapshot: string | undefined, signal: AbortSignal): Promise<void> {
+    const { source, target } = this.#options;
+    const { control, tables } = this.#build;
+    const { shadowId } = this.#shadow;
+    if (await isPreDataRestored(control, shadowId)) return;
+    const taken = await findExistingRelations(control, await this.#dataset());
+    if (taken.length > 0) {
+      throw new OperatorError(
+        'TARGET_NOT_EMPTY',
+        `the target has ${taken.slice(0, 5).map(quoteTable).join(', ')}${taken.length > 5 ? ', …' : ''} already`,
+      );
+    }
+    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+    const exclude = await readDumpExclusions(session, tables);
+    const populated = await readPopulatedViews(session);
+    const dump = await dumpSchema({
+      endpoint: source,
+      exclude,
+      signal,
+      timeoutMs: SCHEMA_TIMEOUT_MS,
+      ...(snapshot === undefined ? {} : { snapshot }),
+    });
+    const script = parseSchemaScript(dump, { populated });
+    await using restoring = await openSession(target, {
+      applicationName: `understudy ${shadowId} schema`,
+    });
+    this.#deps.failpoints.hit('schema.beforeCommit');
+    await restorePreData({ target: restoring, shadowId, script, record: async () => undefined });
+    this.#deps.failpoints.hit('schema.afterCommit');
+  }
+
+  async #copyFollowed(snapshot: HeldSnapshot | undefined, signal: AbortSignal): Promise<void> {
+    const { source } = this.#options;
+    const { shadowId } = this.#shadow;
+    await this.#copy(
+      snapshot === undefined ? [] : [snapshot],
+      async () => takeSlotSnapshot({ ...this.#deps, source, shadowId, signal }),
+      signal,
+    );
+  }
+
+  async #copy(
+    held: readonly HeldSnapshot[],
+    takeSnapshot: () => Promise<TakenSnapshot>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { source, target, jobs } = this.#options;
+    const { control } = this.#build;
+    const { shadowId } = this.#shadow;
+    const tables = await this.#dataset();
+    await this.#enter('copying');
+    await copyTables({
+      ...this.#deps,
+      signal,
+      source,
+      target,
+      shadowId,
+      tables,
+      jobs,
+      held,
+      takeSnapshot,
+    });
+    await this.#enter('indexing');
+    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+    await planChunking({ source: session, target: control, shadowId, tables });
+  }
+
+  async #steps(stages: readonly Stage[], signal: AbortSignal): Promise<void> {
+    const { target, jobs } = this.#options;
+    const { shadowId } = this.#shadow;
+    await runSteps({ ...this.#deps, signal, target, shadowId, stages, jobs });
+  }
+
+  /**
+   * Bring the target to a position at which every table has its copy, do what looks at rows while it
+   * stands there, then let changes flow.
+   */
+  async #completeAndFollow(follower: Follower, signal: AbortSignal): Promise<void> {
+    const { source, untilLsn } = this.#options;
+    const { shadowId } = this.#shadow;
+    const { clock } = this.#deps;
+    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+    const records = await readRelationRecords(this.#build.control, shadowId);
+    const starts = records.map((record) => record.startLsn ?? lsn(0n));
+    const complete = starts.reduce(
+      (a, b) => (a > b ? a : b),
+      this.#shadow.consistentLsn ?? lsn(0n),
+    );
+    const stands = follower.gate.close({ kind: 'until', lsn: complete });
+    await sendHeartbeat(session, shadowId, clock.now());
+    await orAborted(stands, signal);
+    await this.#steps(ROW_STAGES, signal);
+    await this.#syncSequences();
+    if (untilLsn !== undefined) {
+      await this.#applyUntil(follower, session, untilLsn, signal);
+      return;
+    }
+    follower.gate.open();
+    await supervise(
+      [
+        follower.serving,
+        async (end) => this.#whenInStep(follower, session, end),
+        async (end) => this.#keepSequences(end),
+        async (end) => watchSchema({ ...this.#deps, ...this.#options, shadowId }, end),
+      ],
+      signal,
+    );
+  }
+
+  async #applyUntil(
+    follower: Follower,
+    source: Session,
+    untilLsn: Lsn,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const reached = follower.gate.close({ kind: 'until', lsn: untilLsn });
+    const nudging: Task = async (end) => {
+      // The position may lie ahead of what the source has written so far.
+      for (;;) {
+        await sendHeartbeat(source, this.#shadow.shadowId, this.#deps.clock.now());
+        await this.#deps.clock.sleep(SEQUENCES_EVERY_MS, end);
+      }
+    };
+    await supervise([nudging, async (end) => void (await orAborted(reached, end))], signal);
+    await this.#syncSequences();
+    this.#deps.report({
+      type: 'notice',
+      level: 'info',
+      message: `everything that committed before ${formatLsn(untilLsn)} is applied`,
+    });
+  }
+
+  /** In step for the first time: applied is past what the source's head was when we asked. */
+  async #whenInStep(follower: Follower, source: Session, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#deps;
+    const [row] = await source.query('SELECT pg_catalog.pg_current_wal_insert_lsn() AS lsn');
+    const head = readLsn(row?.['lsn'], 'pg_current_wal_insert_lsn');
+    await sendHeartbeat(source, this.#shadow.shadowId, clock.now());
+    while (follower.meter.appliedLsn <= head) await clock.sleep(IN_STEP_POLL_MS, signal);
+    await this.#syncSequences();
+    await this.#enter('following');
+    this.#build.state.isInStep = true;
+    await this.#options.onInStep({ shadowId: this.#shadow.shadowId, sourceSnapshot: undefined });
+    await aborted(signal);
+  }
+
+  async #keepSequences(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      await this.#deps.clock.sleep(SEQUENCES_EVERY_MS, signal);
+      await this.#syncSequences();
+    }
+  }
+
+  async #syncSequences(): Promise<void> {
+    const { source, target } = this.#options;
+    const applicationName = `understudy ${this.#shadow.shadowId} sequences`;
+    await using from = await openSession(source, { applicationName });
+    await using to = await openSession(target, { applicationName });
+    const { tables, partitioned } = this.#build.tables;
+    const owners = new Set([...tables, ...partitioned].map(quoteTable));
+    await syncSequences({ source: from, target: to, tables: owners });
+  }
+
+  /** The tables of the ledger as the source has them, which must be as they were recorded. */
+  async #dataset(): Promise<readonly Table[]> {
+    const records = await readRelationRecords(this.#build.control, this.#shadow.shadowId);
+    const byOid = new Map(this.#build.tables.tables.map((table) => [table.oid, table]));
+    return records.flatMap((record) => {
+      const table = byOid.get(record.sourceOid);
+      const streamed = table === undefined ? [] : copiedColumns(table);
+      const isSame =
+        streamed.length === record.columns.length &&
+        record.columns.every(
+          (column, i) =>
+            column.name === streamed[i]?.name && column.typeOid === streamed[i]?.typeOid,
+        );
+      if (table !== undefined && isSame) return [table];
+      // A copied table stops at the first change that shows another shape; an unfinished one cannot go on.
+      if (record.state === 'copied' || record.state === 'stopped') return [];
+      throw new OperatorError(
+        'TABLE_CHANGED',
+        `table ${quoteTable(record)} was changed or dropped on the source before it was copied`,
+        { detail: { relation: record.sourceOid } },
+      );
+    });
+  }
+
+  async #enter(phase: Phase): Promise<void> {
+    await this.#record({ phase });
+    this.#deps.report({ type: 'phaseStarted', phase, shadowId: this.#shadow.shadowId });
+  }
+
+  async #record(update: ShadowUpdate): Promise<void> {
+    await updateShadow(this.#build.control, this.#shadow.shadowId, update);
+    this.#shadow = { ...this.#shadow, ...update };
+  }
+}
+
+/** The session that holds the lease is gone, and the lease with it. */
+async function lostSession(control: Session, signal: AbortSignal): Promise<void> {
+  await orAborted(control.lost, signal);
+  throw new OperatorError('CONNECTION_LOST', 'the session that holds the lease was lost');
+}
+
+async function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+  });
+}
+
+async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return Promise.race([promise, aborted(signal)]);
+}

@@ -1,0 +1,138 @@
+import { hostname } from 'node:os';
+
+import { readRelations } from '#src/db/postgres/catalog.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import { runCheck } from '#src/shadow/check/run-check.ts';
+import { takeLease } from '#src/shadow/lease.ts';
+import { type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
+
+import { buildShadow } from './build.ts';
+import type { CloneDeps, CloneOptions } from './clone-options.ts';
+import { registerShadow } from './register.ts';
+
+/**
+ * Make a shadow, or go on making it: everything that an earlier run has recorded is not done again.
+ *
+ *     check ─► ledger ─► publication, slot, snapshot ─► pre-data ─► copy ─► indexes, keys ─► follow
+ *
+ * Returns when the clone is complete (without following), when `untilLsn` is applied, or when another
+ * command asked for the end. Throws PREFLIGHT_REFUSED, LEASE_HELD, what the parts throw, and
+ * `signal.reason`. What only an operator can mend is also noted in the ledger.
+ */
+export async function clone(deps: CloneDeps, options: CloneOptions): Promise<void> {
+  const { shadow, tables } = await begin(options);
+  const state = { isInStep: false };
+  let brokenAtMs: number | undefined;
+  for (;;) {
+    try {
+      await attempt(deps, options, { shadow, tables, state });
+      return;
+    } catch (error) {
+      deps.signal.throwIfAborted();
+      if (state.isInStep) brokenAtMs = undefined;
+      const now = deps.clock.now();
+      brokenAtMs ??= now;
+      const mayRecover = state.isInStep || brokenAtMs < now;
+      if (!mayRecover || !isTransient(error) || now - brokenAtMs > RECOVER_MS) {
+        await noteStop(options, shadow, error);
+        throw error;
+      }
+      state.isInStep = false;
+      deps.report({
+        type: 'notice',
+        level: 'warn',
+        message: `${error instanceof Error ? error.message : 'a connection was lost'}; trying again`,
+      });
+      await deps.clock.sleep(RETRY_MS, deps.signal);
+    }
+  }
+}
+
+/** How long a shadow that was in step waits for a server that is gone. */
+const RECOVER_MS = 5 * 60_000;
+const RETRY_MS = 1_000;
+
+/** Check, and find or make the shadow's row in the ledger. */
+async function begin(options: CloneOptions) {
+  const applicationName = 'understudy clone';
+  await using source = await openSession(options.source, { applicationName });
+  await using target = await openSession(options.target, { applicationName });
+  const checked = await runCheck({ ...options, source, target });
+  options.onChecked(checked);
+  if (checked.isRefused) {
+    const refused = checked.findings.filter(({ severity }) => severity === 'refuse');
+    throw new OperatorError(
+      'PREFLIGHT_REFUSED',
+      `${refused.length === 1 ? 'a check refuses' : `${refused.length} checks refuse`}: ${refused.map(({ id, object }) => `${id} (${object})`).join(', ')}`,
+    );
+  }
+  const shadow = await registerShadow({ source, target }, checked.tables, options);
+  const relations = await readRelations(source, options.selection);
+  return { shadow, tables: relations };
+}
+
+async function attempt(
+  deps: CloneDeps,
+  options: CloneOptions,
+  known: {
+    readonly shadow: ShadowRecord;
+    readonly tables: Awaited<ReturnType<typeof readRelations>>;
+    readonly state: { isInStep: boolean };
+  },
+): Promise<void> {
+  const { shadowId } = known.shadow;
+  await using control = await openSession(options.target, {
+    applicationName: `understudy ${shadowId} control`,
+  });
+  const holder = `process ${process.pid} on ${hostname()}`;
+  const epoch = await takeLeaseSoon(control, shadowId, holder, deps);
+  await buildShadow(deps, options, { ...known, control, epoch });
+}
+
+/** The session of a runner that was just killed ends a moment later. */
+async function takeLeaseSoon(
+  control: Session,
+  shadowId: string,
+  holder: string,
+  deps: CloneDeps,
+): Promise<bigint> {
+  const deadlineMs = deps.clock.now() + LEASE_WAIT_MS;
+  for (;;) {
+    try {
+      return await takeLease(control, shadowId, holder);
+    } catch (error) {
+      const isHeld = error instanceof OperatorError && error.code === 'LEASE_HELD';
+      if (!isHeld || deps.clock.now() > deadlineMs) throw error;
+      await deps.clock.sleep(LEASE_RETRY_MS, deps.signal);
+    }
+  }
+}
+
+const LEASE_WAIT_MS = 3_000;
+const LEASE_RETRY_MS = 100;
+
+function isTransient(error: unknown): boolean {
+  return (
+    error instanceof OperatorError &&
+    (error.code === 'CONNECTION_LOST' ||
+      error.code === 'CONNECTION_FAILED' ||
+      error.code === 'LEASE_HELD')
+  );
+}
+
+/** So that `status` says it after this process has gone. What a mere second run mends is not noted. */
+async function noteStop(
+  options: CloneOptions,
+  shadow: ShadowRecord,
+  error: unknown,
+): Promise<void> {
+  if (!(error instanceof OperatorError) || error.onError === 'retry') return;
+  if (error.code === 'LEASE_HELD' || error.code === 'LEASE_LOST') return;
+  try {
+    await using target = await openSession(options.target, { applicationName: 'understudy clone' });
+    await stopShadow(target, shadow.shadowId, error);
+  } catch {
+    // The failure itself is thrown; that it could not be noted adds nothing.
+  }
+}

@@ -1,0 +1,131 @@
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+
+import { describeEndpoint } from '#src/core/endpoint.ts';
+import type { Selection } from '#src/core/selection.ts';
+import type { Table } from '#src/core/table.ts';
+import { openReplicationConnection } from '#src/db/postgres/create-slot.ts';
+import { readServer } from '#src/db/postgres/server.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import { identifySystem } from '#src/db/postgres/slot.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import { chooseProgress } from '#src/shadow/lease.ts';
+import {
+  chooseStreamFormat,
+  insertRelations,
+  insertShadow,
+  installLedger,
+  readShadows,
+  type ShadowRecord,
+  updateShadow,
+} from '#src/shadow/ledger.ts';
+
+import type { CloneOptions } from './clone-options.ts';
+
+type SourceIdentity = {
+  readonly systemId: string;
+  readonly timeline: number;
+  readonly database: string;
+};
+
+/** Which database this is, whatever address leads to it (trap 15). */
+export async function identifySource(source: Session): Promise<SourceIdentity> {
+  const server = await readServer(source);
+  const database = server.database.name;
+  if (server.systemId !== undefined && server.timeline !== undefined) {
+    return { systemId: server.systemId, timeline: server.timeline, database };
+  }
+  // A role that may not call pg_control_system() may still ask as a walsender.
+  await using connection = await openReplicationConnection({
+    endpoint: source.endpoint,
+    applicationName: 'understudy identify',
+  });
+  return { ...(await identifySystem(connection)), database };
+}
+
+/** The shadow of exactly this dataset that the target holds, or undefined. */
+export function findShadow(
+  shadows: readonly ShadowRecord[],
+  identity: Pick<SourceIdentity, 'systemId' | 'database'>,
+  selection: Selection,
+): ShadowRecord | undefined {
+  return shadows.find(
+    (shadow) =>
+      shadow.sourceSystemId === identity.systemId &&
+      shadow.sourceDatabase === identity.database &&
+      JSON.stringify(shadow.selection) === JSON.stringify(selection),
+  );
+}
+
+/**
+ * The shadow's row in the ledger: that of an earlier run, or a new one. It names slot, publication and
+ * origin before they are made, so that `drop` finds them whenever this process dies.
+ *
+ * Throws CONFIG_INVALID when an earlier run was asked for another kind of shadow, SOURCE_CHANGED when
+ * the source has another timeline than when the shadow was made.
+ */
+export async function registerShadow(
+  sessions: { readonly source: Session; readonly target: Session },
+  tables: readonly Table[],
+  options: CloneOptions,
+): Promise<ShadowRecord> {
+  const { source, target } = sessions;
+  const identity = await identifySource(source);
+  await installLedger(target);
+  const found = findShadow(await readShadows(target), identity, options.selection);
+  if (found !== undefined) return resumed(target, found, identity, options);
+
+  const shadowId = randomBytes(4).toString('hex');
+  const name = `understudy_${shadowId}`;
+  const { isFollowed } = options;
+  const progress = await chooseProgress(target);
+  const shadow: ShadowRecord = {
+    shadowId,
+    sourceSystemId: identity.systemId,
+    sourceTimeline: identity.timeline,
+    sourceDatabase: identity.database,
+    sourceAddress: describeEndpoint(options.source),
+    slotName: isFollowed ? name : undefined,
+    publicationName: isFollowed ? name : undefined,
+    publicationOid: undefined,
+    originName: isFollowed && progress.kind === 'origin' ? name : undefined,
+    selection: options.selection,
+    isFollowed,
+    streamFormat: chooseStreamFormat(tables),
+    consistentLsn: undefined,
+    spoolDirectory: isFollowed ? join(options.spoolParent, shadowId) : undefined,
+    sourceWalBytesMax: options.sourceWalBytesMax,
+    phase: 'preparing',
+    stopCode: undefined,
+    stopMessage: undefined,
+  };
+  await target.transaction(async () => {
+    await insertShadow(target, shadow);
+    await insertRelations(target, shadowId, tables);
+  });
+  return shadow;
+}
+
+async function resumed(
+  target: Session,
+  found: ShadowRecord,
+  identity: SourceIdentity,
+  options: CloneOptions,
+): Promise<ShadowRecord> {
+  if (found.isFollowed !== options.isFollowed) {
+    const was = found.isFollowed ? 'with' : 'without';
+    throw new OperatorError(
+      'CONFIG_INVALID',
+      `shadow ${found.shadowId} of this dataset was made ${was} --follow; run it so, or drop it first`,
+    );
+  }
+  if (found.sourceTimeline !== identity.timeline) {
+    throw new OperatorError(
+      'SOURCE_CHANGED',
+      `the source is on timeline ${identity.timeline}, shadow ${found.shadowId} was made on ${found.sourceTimeline}`,
+    );
+  }
+  const { sourceWalBytesMax } = options;
+  await updateShadow(target, found.shadowId, { sourceWalBytesMax });
+  return { ...found, sourceWalBytesMax };
+}
