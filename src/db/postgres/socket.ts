@@ -118,10 +118,14 @@ async function attempt<T>(parts: {
 
 function openTcp(endpoint: Endpoint): Socket {
   const { host, port } = endpoint;
-  const options = isUnixSocket(endpoint)
-    ? { path: `${host}/.s.PGSQL.${port}` }
-    : { host, port, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_IDLE_MS };
+  const options = isUnixSocket(endpoint) ? { path: `${host}/.s.PGSQL.${port}` } : { host, port };
   const socket = new Socket(BUFFERED);
+  // Not as options of connect(), which only a socket that connect() itself creates obeys: without
+  // TCP_NODELAY the end of each COPY waits 40 ms for a delayed acknowledgement.
+  if (!isUnixSocket(endpoint)) {
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, KEEPALIVE_IDLE_MS);
+  }
   // Between two owners nobody may listen; an error without a listener would end the process.
   socket.on('error', () => undefined);
   return socket.connect(options);
