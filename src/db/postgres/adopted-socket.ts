@@ -1,7 +1,6 @@
 import type { Socket } from 'node:net';
 
-import { BACKEND } from '#src/wire/postgres/backend.ts';
-import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
+import { encodeGreeting } from '#src/wire/postgres/greeting.ts';
 
 import type { Backend } from './startup.ts';
 
@@ -23,19 +22,9 @@ export function adoptSocket(socket: Socket, backend: Backend, rest: Buffer | und
     // The first message is `pg`'s startup message; the server has had ours.
     write: (): boolean => {
       Object.assign(socket, { write: send });
-      socket.unshift(Buffer.concat([startupAnswer(backend), rest ?? Buffer.alloc(0)]));
+      socket.unshift(Buffer.concat([encodeGreeting(backend), rest ?? Buffer.alloc(0)]));
       return true;
     },
   };
   return Object.assign(socket, adopted);
-}
-
-function startupAnswer(backend: Backend): Buffer {
-  const writer = new MessageWriter(1024);
-  writer.begin(BACKEND.authentication).int32(0).end();
-  for (const [name, value] of backend.parameters) {
-    writer.begin(BACKEND.parameterStatus).cstring(name).cstring(value).end();
-  }
-  writer.begin(BACKEND.backendKeyData).int32(backend.processId).bytes(backend.secretKey).end();
-  return writer.begin(BACKEND.readyForQuery).int8(0x49).end().take();
 }

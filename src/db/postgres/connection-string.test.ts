@@ -55,9 +55,8 @@ function quote(text: string): string {
 }
 
 test('what is escaped comes back, whatever it is', () => {
-  const anyText = fc
-    .string({ unit: 'grapheme', minLength: 1 })
-    .filter((text) => !text.includes('\0'));
+  const unit = fc.constantFrom(...Array.from(`a1 @:/?#&=%'"[]ä€😀\\\n`));
+  const anyText = fc.string({ unit, minLength: 1 });
   fc.assert(
     fc.property(anyText, anyText, anyText, (user, password, dbname) => {
       const [u, p, d] = [user, password, dbname].map(encodeURIComponent);

@@ -1,7 +1,7 @@
 import { OperatorError } from '#src/lib/errors.ts';
 
 /** The connection parameters of libpq that are known here; another one is refused by name. */
-export const CONNECTION_PARAMETERS = [
+const CONNECTION_PARAMETERS = [
   'host',
   'port',
   'dbname',

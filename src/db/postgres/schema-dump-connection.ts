@@ -2,13 +2,15 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { BACKEND, decodeServerMessage } from '#src/wire/postgres/backend.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';
-import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
+import { encodeGreeting } from '#src/wire/postgres/greeting.ts';
 
 import { lostError } from './server-error.ts';
 import { openWireConnection, type WireConnection } from './wire-connection.ts';
 
 /** The largest answer to one catalog query; that for a hundred thousand columns has about 20 MB. */
 const REPLY_BYTES_MAX = 256 * 1024 * 1024;
+
+const NO_KEY = { processId: 0, secretKey: Buffer.alloc(4) };
 
 /** An authenticated connection whose messages somebody else writes and reads. */
 export type DumpConnection = AsyncDisposable & {
@@ -31,7 +33,8 @@ export async function openDumpConnection(endpoint: Endpoint): Promise<DumpConnec
   let sqlstate: string | undefined;
   return {
     endpoint,
-    greeting: encodeGreeting(connection.parameters),
+    // Nobody cancels through libpq here, stopping closes the connection: the key stays with us.
+    greeting: encodeGreeting({ ...NO_KEY, parameters: connection.parameters }),
     exchange: async (messages) => {
       await connection.write(Buffer.from(messages));
       return readReply(connection, (code) => {
@@ -72,17 +75,4 @@ async function readReply(
     }
     pieces.push(piece);
   }
-}
-
-/** https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP */
-function encodeGreeting(parameters: ReadonlyMap<string, string>): Uint8Array {
-  const writer = new MessageWriter(1024);
-  writer.begin(BACKEND.authentication).int32(0).end();
-  for (const [name, value] of parameters) {
-    writer.begin(BACKEND.parameterStatus).cstring(name).cstring(value).end();
-  }
-  // Nobody cancels through libpq here: stopping closes the connection.
-  writer.begin(BACKEND.backendKeyData).int32(0).int32(0).end();
-  writer.begin(BACKEND.readyForQuery).text('I').end();
-  return writer.take();
 }

@@ -6,7 +6,7 @@ import type { Session } from './session.ts';
 import type { WireConnection } from './wire-connection.ts';
 
 /** Every connection of ours says so in its application name; only those are ended to free a slot. */
-export const OUR_APPLICATION = 'understudy';
+const OUR_APPLICATION = 'understudy';
 
 const RETRY_MS = 100;
 

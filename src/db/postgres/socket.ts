@@ -74,11 +74,6 @@ export async function connectEndpoint<T>(
   }
 }
 
-/** As `connectEndpoint`, for who does the startup phase elsewhere (`allow` is then plain). */
-export async function openSocket(endpoint: Endpoint): Promise<Socket> {
-  return connectEndpoint(endpoint, async (socket) => socket);
-}
-
 function isWorthAnother(error: unknown, encryption: Encryption): boolean {
   if (sqlstateOf(error) === REFUSED) return true;
   return encryption !== 'plain' && error instanceof OperatorError && error.code === 'TLS_FAILED';

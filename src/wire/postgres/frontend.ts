@@ -19,7 +19,6 @@ const TAG = {
   copyFail: 0x66, // 'f'
   describe: 0x44, // 'D'
   execute: 0x45, // 'E'
-  flush: 0x48, // 'H'
   parse: 0x50, // 'P'
   password: 0x70, // 'p'; SASL answers use it, too
   query: 0x51, // 'Q'
@@ -166,10 +165,6 @@ export function writeClose(
     .int8(kind === 'statement' ? 0x53 : 0x50)
     .cstring(name)
     .end();
-}
-
-export function writeFlush(writer: MessageWriter): void {
-  writer.begin(TAG.flush).end();
 }
 
 export function writeSync(writer: MessageWriter): void {
