@@ -66,8 +66,11 @@ async function isRunning(pid: number, startTime: string): Promise<boolean> {
 async function startTimeOf(pid: number): Promise<string | undefined> {
   if (process.platform === 'linux') {
     const stat = await readOrEmpty(`/proc/${pid}/stat`);
-    // Field 22; the command, field 2, is in parentheses and may hold anything. See proc_pid_stat(5).
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+    // State and start time, fields 3 and 22; the command, field 2, is in parentheses and may hold
+    // anything. See proc_pid_stat(5).
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    // Killed, and not yet reaped by its parent: it holds nothing any more.
+    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19];
   }
   const listed = await promisify(execFile)('ps', ['-o', 'lstart=', '-p', String(pid)]).catch(
     () => undefined,
