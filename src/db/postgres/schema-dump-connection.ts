@@ -21,6 +21,8 @@ export type DumpConnection = AsyncDisposable & {
   readonly exchange: (messages: Uint8Array) => Promise<Uint8Array>;
   /** The SQLSTATE of the last error that went by. */
   readonly lastSqlstate: () => string | undefined;
+  /** End at once, and what the server is doing, too: it may wait for a lock for hours. */
+  readonly stop: () => Promise<void>;
 };
 
 /** Throws what `openWireConnection` throws; `exchange` CONNECTION_LOST and PROTOCOL_VIOLATION. */
@@ -42,6 +44,10 @@ export async function openDumpConnection(endpoint: Endpoint): Promise<DumpConnec
       });
     },
     lastSqlstate: () => sqlstate,
+    stop: async () => {
+      connection.destroy();
+      await connection.cancel();
+    },
     [Symbol.asyncDispose]: () => connection[Symbol.asyncDispose](),
   };
 }

@@ -97,6 +97,10 @@ export async function dumpSchema(options: DumpOptions): Promise<string> {
       });
       worker.once('exit', () => reject(dumpFailed(connection, 'the thread ended early')));
     });
+  } catch (error) {
+    // That it could not be told to stop is not the failure to report.
+    await connection.stop().catch(() => undefined);
+    throw error;
   } finally {
     port1.close();
     // Ends a thread that waits for a reply, too: the only way out when the server is gone.

@@ -196,8 +196,9 @@ async function runRecorded(run: Run, session: Session, step: RecordedStep): Prom
 }
 
 /**
- * Run `work` on the worker's session, on a new one when the connection was lost. An abort cancels what
- * the server is doing for it: it would build an index to its end before it noticed that we are gone.
+ * Run `work` on the worker's session, on a new one when the connection was lost. An abort ends the server's
+ * process: else it would build an index to its end before it noticed that we are gone. Not a mere cancel,
+ * which has no effect when it comes between two statements.
  */
 async function onSession<T>(
   run: Run,
@@ -206,20 +207,21 @@ async function onSession<T>(
 ): Promise<T> {
   return retryLostConnections(run, async () => {
     const session = (run.sessions[worker] ??= await openStepSession(run));
-    const cancel = (): void => {
-      cancelStatement(run.target, session.processId).catch((error: unknown) => {
-        run.log.warn({ processId: session.processId, error }, 'could not cancel a step');
+    const end = (): void => {
+      terminate(run, session.processId).catch((error: unknown) => {
+        run.log.warn({ processId: session.processId, error }, 'could not end a step');
       });
     };
-    run.signal.addEventListener('abort', cancel, { once: true });
+    run.signal.addEventListener('abort', end, { once: true });
     try {
+      run.signal.throwIfAborted();
       return await work(session);
     } catch (error) {
       run.sessions[worker] = undefined;
       await session[Symbol.asyncDispose]();
       throw error;
     } finally {
-      run.signal.removeEventListener('abort', cancel);
+      run.signal.removeEventListener('abort', end);
     }
   });
 }
@@ -227,7 +229,7 @@ async function onSession<T>(
 async function openStepSession(run: Run): Promise<Session> {
   const memoryMb = run.maintenanceMemoryMb ?? MAINTENANCE_MEMORY_MB;
   const session = await openSession(run.target, {
-    applicationName: `understudy ${run.shadowId} schema`,
+    applicationName: applicationName(run),
     settings: {
       maintenance_work_mem: `${memoryMb}MB`,
       standard_conforming_strings: 'on',
@@ -241,7 +243,14 @@ async function openStepSession(run: Run): Promise<Session> {
   return session;
 }
 
-async function cancelStatement(target: Endpoint, processId: number): Promise<void> {
-  await using session = await openSession(target, { applicationName: 'understudy cancel' });
-  await session.query('SELECT pg_cancel_backend($1::integer)', [processId]);
+async function terminate(run: Run, processId: number): Promise<void> {
+  await using session = await openSession(run.target, { applicationName: 'understudy cancel' });
+  await session.query(
+    'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = $2',
+    [processId, applicationName(run)],
+  );
+}
+
+function applicationName(run: Run): string {
+  return `understudy ${run.shadowId} schema`;
 }

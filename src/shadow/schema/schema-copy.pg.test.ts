@@ -1,70 +1,12 @@
 import { expect, test } from 'vitest';
 
 import { type Entry, parseEntries } from '#src/core/schema-entry.ts';
-import { parseSchemaScript, type SchemaScript, STAGES } from '#src/core/schema-script.ts';
-import { EVERYTHING, type Selection } from '#src/core/selection.ts';
-import { readRelations } from '#src/db/postgres/catalog.ts';
-import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
-import { dumpSchema } from '#src/db/postgres/schema-dump.ts';
-import { systemClock } from '#src/lib/clock.ts';
-import { createFailpoints } from '#src/lib/failpoint.ts';
-import { createLogger } from '#src/lib/log.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from '#test/postgres.ts';
 import { richSchema } from '#test/rich-schema.ts';
+import { dump, readScript, restore, stepOptions } from '#test/schema-copy.ts';
 
-import { readDumpExclusions } from './exclusions.ts';
-import { readPopulatedViews, restorePreData } from './restore.ts';
-import { runSteps, type RunStepsOptions } from './run-steps.ts';
-
-const SHADOW_ID = '0badcafe';
-
-async function dump(db: TestDatabase): Promise<string> {
-  return dumpSchema({
-    endpoint: db.endpoint,
-    exclude: { relations: [], schemas: [] },
-    signal: AbortSignal.timeout(20_000),
-    timeoutMs: 20_000,
-  });
-}
-
-async function readScript(source: TestDatabase, selection: Selection): Promise<SchemaScript> {
-  const selected = await readRelations(source.session, selection);
-  const script = await dumpSchema({
-    endpoint: source.endpoint,
-    exclude: await readDumpExclusions(source.session, selected),
-    signal: AbortSignal.timeout(20_000),
-    timeoutMs: 20_000,
-  });
-  return parseSchemaScript(script, { populated: await readPopulatedViews(source.session) });
-}
-
-async function restore(target: TestDatabase, script: SchemaScript): Promise<void> {
-  await target.session.query(LEDGER_SCHEMA);
-  await restorePreData({
-    target: target.session,
-    shadowId: SHADOW_ID,
-    script,
-    record: async () => undefined,
-  });
-}
-
-function stepOptions(
-  target: TestDatabase,
-  changes: Partial<RunStepsOptions> = {},
-): RunStepsOptions {
-  return {
-    target: target.endpoint,
-    shadowId: SHADOW_ID,
-    stages: STAGES,
-    jobs: 3,
-    report: () => undefined,
-    failpoints: createFailpoints(undefined),
-    clock: systemClock,
-    log: createLogger('silent'),
-    signal: AbortSignal.timeout(30_000),
-    ...changes,
-  };
-}
+import { readPopulatedViews } from './restore.ts';
+import { runSteps } from './run-steps.ts';
 
 async function undoAdjustments(target: TestDatabase): Promise<readonly string[]> {
   const rows = await target.session.query(
@@ -95,7 +37,7 @@ test.each<[TestVersion, TestVersion]>([
 ])('a schema of everything is the same on both sides, %i to %i', async (from, to) => {
   await using source = await createTestDatabase(from, richSchema(from));
   await using target = await createTestDatabase(to);
-  const script = await readScript(source, EVERYTHING);
+  const script = await readScript(source);
   expect(script.skipped).toEqual([]);
   await restore(target, script);
   const reported: string[] = [];
