@@ -168,6 +168,10 @@ const CATALOG = {
     onError: 'halt',
     hint: 'The hash self-test differs between the servers; report it with both versions.',
   },
+  REPAIR_REFUSED: {
+    onError: 'halt',
+    hint: 'Start the follower (`understudy clone --follow` with the same options), then repair.',
+  },
   SERVER_START_FAILED: {
     onError: 'halt',
     hint: 'The message holds what the embedded Postgres printed; the port or folder may be in use.',

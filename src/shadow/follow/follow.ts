@@ -19,7 +19,7 @@ import { ApplyGate } from './apply-gate.ts';
 import { sendHeartbeat } from './heartbeat.ts';
 import { LagMeter, monitor } from './monitor.ts';
 import { Receiver } from './receiver.ts';
-import { serveRequests } from './requests.ts';
+import { serveRequests, voidRequests } from './requests.ts';
 
 /**
  * Following a source, in parts that start at different times:
@@ -74,6 +74,8 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   const target = await open(deps.target, 'monitor');
   const requests = await open(deps.target, 'requests');
 
+  // Before anything is applied: it would pass the fences that an earlier run kept.
+  await voidRequests(requests, shadow.shadowId);
   const applied = await readProgress(target, shadow, names.consistentLsn);
   const slot = await readSlot(source, names.slotName);
   if (slot === undefined || slot.invalidation !== undefined) {

@@ -33,34 +33,48 @@ type RequestRow = {
   readonly isOverdue: boolean;
 };
 
-/** Serve requests until aborted, or until one asks the follower to end. */
+/**
+ * Void what an earlier run promised, before anything is applied: a fence that it reported as reached is
+ * passed by the first change that this run applies.
+ */
+export async function voidRequests(target: Session, shadowId: string): Promise<void> {
+  await target.execute(
+    `UPDATE understudy.request
+        SET state = CASE state WHEN 'release' THEN 'released' ELSE 'failed' END,
+            message = CASE state WHEN 'release' THEN message ELSE 'the follower was started anew' END
+      WHERE shadow_id = $1 AND kind = 'fence' AND state IN ('held', 'advance', 'reached', 'release')`,
+    [shadowId],
+  );
+  await target.query('SELECT pg_catalog.pg_notify($1, $2)', [requestChannel(shadowId), 'failed']);
+}
+
+/**
+ * Serve requests until aborted, or until one asks the follower to end. When this fails the gate stays as
+ * it is: whoever was promised a fence must not see the applier pass it.
+ */
 export async function serveRequests(deps: RequestsDeps, signal: AbortSignal): Promise<void> {
   const { target, shadowId, gate, clock } = deps;
   let wake = new AbortController();
   await target.listen(requestChannel(shadowId), () => wake.abort());
   let served: string | undefined;
-  try {
-    for (;;) {
-      const request = await nextRequest(target, shadowId, served);
-      if (request?.kind === 'stop') {
-        await answer(deps, request, 'released');
-        return;
-      }
-      if (request !== undefined) served = await serve(deps, request, signal);
-      else if (served !== undefined) {
-        // It vanished: nobody will release it.
-        gate.open();
-        served = undefined;
-      }
-      if (!wake.signal.aborted) {
-        const either = AbortSignal.any([signal, wake.signal]);
-        await clock.sleep(POLL_MS, either).catch(() => undefined);
-        signal.throwIfAborted();
-      }
-      wake = new AbortController();
+  for (;;) {
+    const request = await nextRequest(target, shadowId, served);
+    if (request?.kind === 'stop') {
+      await answer(deps, request, 'released');
+      return;
     }
-  } finally {
-    gate.open();
+    if (request !== undefined) served = await serve(deps, request, signal);
+    else if (served !== undefined) {
+      // It vanished: nobody will release it.
+      gate.open();
+      served = undefined;
+    }
+    if (!wake.signal.aborted) {
+      const either = AbortSignal.any([signal, wake.signal]);
+      await clock.sleep(POLL_MS, either).catch(() => undefined);
+      signal.throwIfAborted();
+    }
+    wake = new AbortController();
   }
 }
 
@@ -99,8 +113,10 @@ async function serve(
 ): Promise<string | undefined> {
   const { gate } = deps;
   if (request.isOverdue) {
+    // The row before the gate. The command releases by the same row, so exactly one of both happens; a
+    // repair under way holds its lock, and this waits for it.
+    if (!(await answer(deps, request, 'expired'))) return request.requestId;
     gate.open();
-    await answer(deps, request, 'expired');
     return undefined;
   }
   if (request.state === 'open') {
@@ -144,18 +160,19 @@ async function standing(
   }
 }
 
+/** Whether the request was still in the state that is answered: the command may have given up meanwhile. */
 async function answer(
   deps: RequestsDeps,
   request: RequestRow,
   state: string,
   held?: Lsn,
-): Promise<void> {
+): Promise<boolean> {
   const { target, shadowId } = deps;
-  // The state must be the one that was answered: the command may have given up meanwhile.
-  await target.execute(
+  const touched = await target.execute(
     `UPDATE understudy.request SET state = $2, held_lsn = coalesce($3::pg_lsn, held_lsn)
       WHERE request_id = $1 AND state = $4`,
     [request.requestId, state, held === undefined ? null : formatLsn(held), request.state],
   );
   await target.query('SELECT pg_catalog.pg_notify($1, $2)', [requestChannel(shadowId), state]);
+  return touched === 1;
 }

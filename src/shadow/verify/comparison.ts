@@ -3,11 +3,19 @@ import { chunkCondition, chunkExpression } from '#src/core/chunk.ts';
 import type { Table } from '#src/core/table.ts';
 import type { RowHashPlan } from '#src/db/postgres/row-hash-plan.ts';
 
-/** One table, how it is cut and hashed, and which of its chunks are to be read. */
-export type TableComparison = {
+/** One table, and how it is cut and hashed. */
+export type PreparedTable = {
   readonly table: Table;
   readonly chunking: Chunking;
   readonly hash: RowHashPlan;
+  /** Whether it is made of the same columns on both sides, so that rows can be brought over. */
+  readonly isSameShape: boolean;
+  /** Whether the applier marks the chunks that it changes, under this very plan. */
+  readonly isMarked: boolean;
+};
+
+/** Which of its chunks are to be read. */
+export type TableComparison = PreparedTable & {
   /** Ascending; undefined for all of them. */
   readonly chunks: readonly bigint[] | undefined;
 };

@@ -7,11 +7,14 @@ import { type ColumnForm, rowHashExpression } from '#src/db/postgres/row-hash.ts
 import { sqlstateOf } from '#src/db/postgres/server-error.ts';
 import type { Session } from '#src/db/postgres/session.ts';
 
+import type { PreparedTable } from './comparison.ts';
 import type { Pair } from './pair.ts';
+
+export type ComparableTable = Pick<PreparedTable, 'table' | 'hash' | 'isSameShape'>;
 
 /** Which tables have rows that can be compared, and what is known before any row is read. */
 export type Structure = {
-  readonly comparable: readonly { readonly table: Table; readonly hash: RowHashPlan }[];
+  readonly comparable: readonly ComparableTable[];
   readonly differences: readonly Difference[];
 };
 
@@ -23,7 +26,7 @@ export async function compareStructure(pair: Pair, tables: readonly Table[]): Pr
   const targets = await readTargets(pair.target, tables);
   const plans = await planRowHashes({ ...pair, tables });
   const differences: Difference[] = [];
-  const comparable: { table: Table; hash: RowHashPlan }[] = [];
+  const comparable: ComparableTable[] = [];
   for (const [index, table] of tables.entries()) {
     const target = targets[index];
     const plan = plans.get(table.oid);
@@ -36,7 +39,11 @@ export async function compareStructure(pair: Pair, tables: readonly Table[]): Pr
     // Rows that cannot be told apart on both sides cannot be compared.
     if (table.key.some((name) => causes.has(name))) continue;
     const same = plan.compared.filter(({ column }) => !causes.has(column));
-    comparable.push({ table, hash: await probe(pair, table, { ...plan, compared: same }) });
+    comparable.push({
+      table,
+      hash: await probe(pair, table, { ...plan, compared: same }),
+      isSameShape: causes.size === 0,
+    });
   }
   return { comparable, differences };
 }

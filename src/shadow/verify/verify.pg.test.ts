@@ -8,15 +8,11 @@ import { openSession } from '#src/db/postgres/session.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createTestDatabase, type TestDatabase } from '#test/postgres.ts';
 
+import { repairShadow } from './repair.ts';
 import { verifyShadow, type VerifyOptions } from './verify.ts';
 
-async function verifyNow(
-  source: TestDatabase,
-  target: TestDatabase,
-  options: Partial<VerifyOptions> = {},
-) {
-  const events: ProgressEvent[] = [];
-  const verdict = await verifyShadow({
+async function optionsNow(source: TestDatabase, target: TestDatabase): Promise<VerifyOptions> {
+  return {
     source: source.endpoint,
     target: target.endpoint,
     tables: await readTables(source.session, EVERYTHING),
@@ -25,9 +21,21 @@ async function verifyNow(
     moment: { kind: 'now' },
     isFull: false,
     jobs: 2,
-    report: (event) => events.push(event),
+    report: () => undefined,
     failpoints: createFailpoints(undefined),
     signal: new AbortController().signal,
+  };
+}
+
+async function verifyNow(
+  source: TestDatabase,
+  target: TestDatabase,
+  options: Partial<VerifyOptions> = {},
+) {
+  const events: ProgressEvent[] = [];
+  const verdict = await verifyShadow({
+    ...(await optionsNow(source, target)),
+    report: (event) => events.push(event),
     ...options,
   });
   return { ...verdict, events };
@@ -188,4 +196,27 @@ test('a table that is rewritten between the snapshot and its turn is not called 
     moment: { kind: 'snapshot', sourceSnapshot: row?.['snapshot'] ?? '', lsn: lsn(1n) },
   });
   expect(verdict).toMatchObject({ differences: 0, unverified: ['public.t (rewritten meanwhile)'] });
+});
+
+test('without a follower a repair makes the target the source of one moment', async () => {
+  await using source = await createTestDatabase(14, SHOP);
+  await using target = await createTestDatabase(18, SHOP);
+  await source.session.query('CREATE SEQUENCE shop.numbers; SELECT nextval($$shop.numbers$$)');
+  await target.session.query(`
+    CREATE SEQUENCE shop.numbers;
+    CREATE FUNCTION shop.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''refused''; END';
+    CREATE TRIGGER refuse BEFORE INSERT OR DELETE ON shop.orders FOR EACH ROW EXECUTE FUNCTION shop.refuse();
+    UPDATE shop.orders SET total = 'NaN', note = NULL WHERE id % 10 = 0;
+    DELETE FROM shop."Weird ""name" WHERE sub = 7;
+    DELETE FROM shop.log; INSERT INTO shop.log VALUES ('line', 1), ('line', 2);
+    INSERT INTO shop.bare DEFAULT VALUES; INSERT INTO shop.nothing VALUES (1);`);
+  const options = await optionsNow(source, target);
+  const repair = await repairShadow({
+    ...options,
+    sequences: [{ schema: 'shop', name: 'numbers' }],
+  });
+  const rows = 4_000 + 100 + 299 + 1 + 1 + 1;
+  expect(repair.found.differences).toBe(rows + 1);
+  expect(repair.rows).toBe(rows);
+  expect(repair.after).toMatchObject({ differences: 0, listed: [] });
 });

@@ -1,4 +1,3 @@
-import { chooseStrategy, type Chunking, WHOLE } from '#src/core/chunk.ts';
 import { type Difference, DifferenceList } from '#src/core/difference.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
@@ -7,19 +6,17 @@ import type { Table, TableName } from '#src/core/table.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 
-import { proposeChunking, readChunking } from './chunking.ts';
 import { compareTable, type TableOutcome } from './compare-table.ts';
-import type { TableComparison } from './comparison.ts';
+import type { PreparedTable, TableComparison } from './comparison.ts';
 import { enterMoment, leaveMoment, type Moment, type MomentChoice } from './moment.ts';
 import { openPairs, type Pair } from './pair.ts';
+import { nameOf, prepare } from './prepare.ts';
 import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
-import { compareStructure } from './structure.ts';
 import {
   finishVerification,
   type Marks,
   NO_MARKS,
   readMarks,
-  readStoppedTables,
   readVerifiedChunks,
   recordTable,
   startVerification,
@@ -92,8 +89,6 @@ class Verification {
   readonly #found = new DifferenceList(LISTED_MAX);
   readonly #unverified: string[] = [];
   readonly #different = new Map<number, readonly bigint[]>();
-  /** Tables of which the applier marks the chunks that change, under the plan that is used here. */
-  readonly #marked = new Set<number>();
   #rows = 0n;
   #chunksRead = 0;
   #chunks = 0;
@@ -107,7 +102,13 @@ class Verification {
 
   async run(): Promise<Verdict> {
     const { shadowId } = this.#options;
-    const prepared = await this.#prepare();
+    const prepared = await prepare({
+      ...this.#options,
+      pair: this.#pair,
+      control: this.#control,
+    });
+    for (const difference of prepared.differences) this.#found.add(difference);
+    this.#unverified.push(...prepared.unverified);
     let sequences: readonly SequenceValue[] = [];
     const moment = await enterMoment({
       choice: this.#options.moment,
@@ -126,7 +127,7 @@ class Verification {
     }
     await fence?.release();
     const marks = shadowId === undefined ? NO_MARKS : await readMarks(this.#pair.target, shadowId);
-    const work = await this.#choose(prepared, moment, marks);
+    const work = await this.#choose(prepared.tables, moment, marks);
     const scope = work.some(({ chunks }) => chunks !== undefined) ? 'incremental' : 'full';
     const verificationId =
       shadowId === undefined ? undefined : await startVerification(this.#control, shadowId, scope);
@@ -141,40 +142,9 @@ class Verification {
     return pair;
   }
 
-  /** What does not need the moment, so that the follower is held as shortly as possible. */
-  async #prepare(): Promise<readonly Omit<TableComparison, 'chunks'>[]> {
-    const { tables, shadowId } = this.#options;
-    const stopped =
-      shadowId === undefined ? new Set<number>() : await readStoppedTables(this.#control, shadowId);
-    for (const { oid, schema, name } of tables) {
-      if (stopped.has(oid)) this.#unverified.push(`${schema}.${name} (stopped)`);
-    }
-    const following = tables.filter(({ oid }) => !stopped.has(oid));
-    const structure = await compareStructure(this.#pair, following);
-    for (const difference of structure.differences) this.#found.add(difference);
-    for (const { table, hash } of structure.comparable) {
-      const { schema, name } = table;
-      this.#unverified.push(...hash.unverified.map((column) => `${schema}.${name}.${column}`));
-    }
-    const known =
-      shadowId === undefined
-        ? new Map<number, Chunking>()
-        : await readChunking(this.#control, shadowId);
-    const proposed = await proposeChunking({
-      ...this.#pair,
-      tables: following.filter(({ oid }) => !known.has(oid)),
-    });
-    return structure.comparable.map(({ table, hash }) => {
-      const chunking = known.get(table.oid) ?? proposed.get(table.oid) ?? WHOLE;
-      if (!suits(chunking, table)) return { table, hash, chunking: WHOLE };
-      if (known.has(table.oid)) this.#marked.add(table.oid);
-      return { table, hash, chunking };
-    });
-  }
-
   /** Which chunks of each table are to be read. */
   async #choose(
-    prepared: readonly Omit<TableComparison, 'chunks'>[],
+    tables: readonly PreparedTable[],
     moment: Moment,
     marks: Marks,
   ): Promise<readonly TableComparison[]> {
@@ -183,11 +153,11 @@ class Verification {
     const verified: ReadonlyMap<number, number> = isIncremental
       ? await readVerifiedChunks(this.#control, shadowId)
       : new Map();
-    const work = prepared.map((comparison): TableComparison => {
+    const work = tables.map((comparison): TableComparison => {
       const { oid } = comparison.table;
       const known = verified.get(oid);
       const dirty = [...(marks.chunks.get(oid)?.keys() ?? [])];
-      const isWhole = known === undefined || !this.#marked.has(oid) || marks.tables.has(oid);
+      const isWhole = known === undefined || !comparison.isMarked || marks.tables.has(oid);
       if (isWhole) return { ...comparison, chunks: undefined };
       this.#chunks += Math.max(known, dirty.length);
       return { ...comparison, chunks: dirty };
@@ -226,7 +196,7 @@ class Verification {
         : await compareTable(pair, comparison, this.#found);
     this.#tablesVerified += 1;
     if (outcome === undefined) {
-      this.#unverified.push(`${table.schema}.${table.name} (rewritten meanwhile)`);
+      this.#unverified.push(`${nameOf(table)} (rewritten meanwhile)`);
       return undefined;
     }
     const read = chunks?.length ?? outcome.same.length + outcome.different.length;
@@ -245,13 +215,13 @@ class Verification {
   }
 
   async #record(
-    { table, chunks }: TableComparison,
+    { table, chunks, isMarked }: TableComparison,
     outcome: TableOutcome,
     { lsn }: Moment,
     marks: Marks,
   ): Promise<void> {
     const { shadowId } = this.#options;
-    if (shadowId === undefined || lsn === undefined || !this.#marked.has(table.oid)) return;
+    if (shadowId === undefined || lsn === undefined || !isMarked) return;
     const { oid } = table;
     await recordTable(this.#control, { ...outcome, shadowId, oid, lsn, marks, chunks });
   }
@@ -291,13 +261,6 @@ class Verification {
   #notice(message: string): void {
     this.#options.report({ type: 'notice', level: 'info', message });
   }
-}
-
-/** A plan counts only for the key that it was made for. */
-function suits(chunking: Chunking, table: Table): boolean {
-  const { strategy, column } = chooseStrategy(table);
-  if (chunking.strategy === 'whole') return true;
-  return chunking.strategy === strategy && chunking.column === column;
 }
 
 function caveatsOf(scope: Verdict['scope'], moment: MomentChoice): readonly string[] {

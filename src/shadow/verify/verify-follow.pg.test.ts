@@ -1,0 +1,215 @@
+import { describe, expect, test } from 'vitest';
+
+import { EVERYTHING } from '#src/core/selection.ts';
+import { readTables } from '#src/db/postgres/catalog.ts';
+import { openSession } from '#src/db/postgres/session.ts';
+import { createFailpoints } from '#src/lib/failpoint.ts';
+import { followPair, type FollowedPair } from '#test/follower.ts';
+
+import { repairShadow } from './repair.ts';
+import { verifyShadow, type VerifyOptions } from './verify.ts';
+
+async function optionsFor(
+  pair: FollowedPair,
+  options: Partial<VerifyOptions> = {},
+): Promise<VerifyOptions> {
+  const { shadowId } = pair.shadow;
+  return {
+    source: pair.source.endpoint,
+    target: pair.target.endpoint,
+    tables: await readTables(pair.source.session, EVERYTHING),
+    sequences: [],
+    shadowId,
+    moment: { kind: 'fence', shadowId, timeoutMs: 20_000 },
+    isFull: false,
+    jobs: 2,
+    report: () => undefined,
+    failpoints: createFailpoints(undefined),
+    signal: new AbortController().signal,
+    ...options,
+  };
+}
+
+async function verify(pair: FollowedPair, options: Partial<VerifyOptions> = {}) {
+  return verifyShadow(await optionsFor(pair, options));
+}
+
+/** Transfers that never stop, on a session of their own; the sum of all balances never changes. */
+async function underLoad<T>(pair: FollowedPair, work: () => Promise<T>): Promise<T> {
+  await using writer = await openSession(pair.source.endpoint, { applicationName: 'load' });
+  const over = new AbortController();
+  const load = (async () => {
+    for (let turn = 1; !over.signal.aborted; turn += 1) {
+      await writer.query(
+        `BEGIN;
+         UPDATE public.account SET balance = balance - ${turn} WHERE id = ${1 + ((turn * 7919) % 40_000)};
+         UPDATE public.account SET balance = balance + ${turn} WHERE id = ${1 + ((turn * 104_729) % 40_000)};
+         INSERT INTO public.history (account, note) VALUES (${turn}, repeat('n', ${turn % 50}));
+         DELETE FROM public.history WHERE account = ${turn - 100};
+         UPDATE public.tag SET n = n + 1 WHERE name = 't${turn % 300}';
+         COMMIT`,
+      );
+    }
+  })();
+  try {
+    return await work();
+  } finally {
+    over.abort();
+    await load;
+  }
+}
+
+const BANK = `
+  CREATE TABLE public.account (id int PRIMARY KEY, balance numeric NOT NULL, email text UNIQUE);
+  CREATE TABLE public.history (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account int, note text);
+  CREATE TABLE public.tag (name text PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED);
+  CREATE TABLE public.day (at date PRIMARY KEY);`;
+const ROWS = `
+  INSERT INTO public.account SELECT i, 0.00, 'a' || i FROM generate_series(1, 40000) i;
+  INSERT INTO public.tag SELECT 't' || i, i FROM generate_series(0, 299) i;
+  INSERT INTO public.day SELECT date '2026-01-01' + i FROM generate_series(0, 99) i;`;
+
+describe.each([
+  [14, 18],
+  [18, 18],
+] as const)('from %i to %i', (...versions) => {
+  test('under a write load both sides are the same at each fence, and later runs read what changed', async () => {
+    await using pair = await followPair(versions, BANK);
+    await pair.source.session.query(ROWS);
+    await underLoad(pair, async () => {
+      const first = await verify(pair);
+      expect(first).toMatchObject({ scope: 'full', differences: 0, unverified: [], caveats: [] });
+      expect(first.lsn).toBeDefined();
+      const second = await verify(pair);
+      expect(second).toMatchObject({ scope: 'incremental', differences: 0 });
+      expect(second.caveats[0]).toContain('--full');
+      expect(second.lsn! > first.lsn!).toBe(true);
+    });
+    // Everything that the load did is answered by one more run; then there is nothing to read.
+    await pair.caughtUp();
+    expect(await verify(pair)).toMatchObject({ differences: 0 });
+    const idle = await verify(pair);
+    expect(idle).toMatchObject({ scope: 'incremental', differences: 0, chunksRead: 0, rows: 0 });
+    await pair.source.session.query('UPDATE public.account SET balance = 1 WHERE id = 7');
+    const one = await verify(pair);
+    expect(one).toMatchObject({ differences: 0, chunksRead: 1, rows: 32_767 });
+    expect(one.chunks).toBeGreaterThan(3);
+    expect(await verify(pair, { isFull: true })).toMatchObject({ scope: 'full', rows: 40_500 });
+  });
+
+  test('a tampered, a missing and an extra row are found and repaired under load', async () => {
+    await using pair = await followPair(versions, BANK);
+    await pair.source.session.query(ROWS);
+    await pair.caughtUp();
+    await pair.target.session.query(`
+      UPDATE public.account SET balance = 0.0 WHERE id = 39999;
+      DELETE FROM public.account WHERE id = 17;
+      INSERT INTO public.account VALUES (900000, 1, 'nobody');
+      UPDATE public.account SET email = 'x' WHERE id = 5; UPDATE public.account SET email = 'a5' WHERE id = 6;
+      UPDATE public.account SET email = 'a6' WHERE id = 5;
+      DELETE FROM public.day WHERE at < '2026-01-03'; INSERT INTO public.day VALUES ('2030-01-01');
+      INSERT INTO public.history OVERRIDING SYSTEM VALUE VALUES (1000000, -5)`);
+    await underLoad(pair, async () => {
+      const repair = await repairShadow(await optionsFor(pair));
+      expect(repair.found.differences).toBe(9);
+      expect(repair.rows).toBe(9);
+      expect(repair.after).toMatchObject({ scope: 'incremental', differences: 0 });
+      expect(repair.after.lsn! > repair.found.lsn!).toBe(true);
+    });
+    expect(await verify(pair, { isFull: true })).toMatchObject({ differences: 0 });
+  });
+});
+
+test('what others write on the target is seen by a full run, and stays known until it is mended', async () => {
+  await using pair = await followPair([16, 17], BANK);
+  await pair.source.session.query(ROWS);
+  await pair.caughtUp();
+  expect(await verify(pair)).toMatchObject({ scope: 'full', differences: 0 });
+  // Trap 24.
+  await pair.target.session.query(`UPDATE public.tag SET n = -1 WHERE name = 't5'`);
+  expect(await verify(pair)).toMatchObject({ scope: 'incremental', differences: 0 });
+  const full = await verify(pair, { isFull: true });
+  expect(full.listed).toEqual([
+    {
+      kind: 'changed',
+      table: { schema: 'public', name: 'tag' },
+      key: { name: 't5' },
+      columns: ['n', 'twice'],
+    },
+  ]);
+  // From now on its chunk is dirty.
+  expect(await verify(pair)).toMatchObject({ scope: 'incremental', differences: 1, chunksRead: 1 });
+  const repair = await repairShadow(await optionsFor(pair));
+  expect([repair.rows, repair.after.differences]).toEqual([1, 0]);
+  expect(await verify(pair)).toMatchObject({ scope: 'incremental', chunksRead: 0 });
+  const rows = await pair.target.session.query(
+    'SELECT scope, differences, fence_lsn IS NOT NULL AS fenced FROM understudy.verification ORDER BY verification_id',
+  );
+  expect(rows.map((row) => `${row['scope']} ${row['differences']} ${row['fenced']}`)).toEqual([
+    'full 0 t',
+    'incremental 0 t',
+    'full 1 t',
+    'incremental 1 t',
+    'incremental 1 t',
+    'incremental 0 t',
+    'incremental 0 t',
+  ]);
+});
+
+test('a truncated table is read whole again', async () => {
+  await using pair = await followPair([15, 15], BANK);
+  await pair.source.session.query(ROWS);
+  await pair.caughtUp();
+  await verify(pair);
+  await pair.source.session.query(
+    `TRUNCATE public.account; INSERT INTO public.account VALUES (1, 1, 'a')`,
+  );
+  expect(await verify(pair)).toMatchObject({ differences: 0, rows: 1, chunksRead: 1 });
+  expect(await verify(pair)).toMatchObject({ differences: 0, chunksRead: 0 });
+});
+
+test('a fence without a follower ends at its deadline, and the follower goes on after a lost command', async () => {
+  await using pair = await followPair([18, 18], BANK);
+  await pair.source.session.query(ROWS);
+  await pair.caughtUp();
+  const { shadowId } = pair.shadow;
+  // A command that died while the follower was held.
+  await pair.target.session.query(
+    `INSERT INTO understudy.request (shadow_id, kind, state, deadline)
+     VALUES ('${shadowId}', 'fence', 'open', clock_timestamp() + interval '1 s');
+     NOTIFY understudy_${shadowId}`,
+  );
+  expect(await verify(pair)).toMatchObject({ differences: 0 });
+  const states = await pair.target.session.query(
+    'SELECT state FROM understudy.request ORDER BY request_id',
+  );
+  expect(states[0]).toEqual({ state: 'expired' });
+  await expect(
+    verify(pair, { moment: { kind: 'fence', shadowId: 'ffffffff', timeoutMs: 300 } }),
+  ).rejects.toMatchObject({ code: 'FENCE_TIMEOUT' });
+});
+
+test('a long write transaction on the source is named when the fence waits for it in vain', async () => {
+  await using pair = await followPair([17, 18], BANK);
+  const { shadowId } = pair.shadow;
+  await using blocker = await openSession(pair.source.endpoint, { applicationName: 'batch job' });
+  await blocker.query(`BEGIN; INSERT INTO public.day VALUES ('2026-01-01')`);
+  await expect(
+    verify(pair, { moment: { kind: 'fence', shadowId, timeoutMs: 1_500 } }),
+  ).rejects.toMatchObject({
+    code: 'SLOT_BLOCKED',
+    message: expect.stringContaining(String(blocker.processId)),
+  });
+  await blocker.query('COMMIT');
+  expect(await verify(pair)).toMatchObject({ differences: 0, rows: 1 });
+});
+
+test('a repair is refused where no follower keeps its fence', async () => {
+  await using pair = await followPair([18, 18], BANK);
+  await pair.source.session.query(ROWS);
+  await pair.caughtUp();
+  await pair.target.session.query('DELETE FROM public.tag');
+  await expect(
+    repairShadow(await optionsFor(pair, { moment: { kind: 'now' } })),
+  ).rejects.toMatchObject({ code: 'REPAIR_REFUSED' });
+});
