@@ -64,9 +64,13 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             onChecked: (result) => {
               if (result.isRefused) printFindings(run.screen, result);
             },
-            onInStep: async () => {
+            onInStep: async ({ sourceSnapshot }) => {
               if (options.verify !== true) return;
-              const verdict = await verifyDatabases(deps, { ...settings, isFull: true });
+              const verdict = await verifyDatabases(deps, {
+                ...settings,
+                isFull: true,
+                sourceSnapshot,
+              });
               printDifferences(run.screen, verdict);
               differences += verdict.differences;
             },

@@ -1,7 +1,10 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { OperatorError } from '#src/lib/errors.ts';
+import { EXIT_CODES } from '#src/lib/errors.ts';
+import { dropShadows } from '#src/shadow/drop.ts';
 
+import { commandDeps } from './command-deps.ts';
+import { resolveOption } from './endpoints.ts';
 import { OPTIONS } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
@@ -21,17 +24,27 @@ export function dropCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.logLevel)
     .addHelpText('after', EXAMPLE)
     .action(async (options) => {
-      const exitCode = await runCommand(
-        shell,
-        {
-          ...options,
-          title: 'understudy drop',
-          afterInterrupt: 'run it again to remove what is left.',
-        },
-        async () => {
-          throw new OperatorError('CONFIG_INVALID', 'drop is not part of this version yet');
-        },
-      );
+      const runOptions = {
+        ...options,
+        title: 'understudy drop',
+        afterInterrupt: 'run it again to remove what is left.',
+      };
+      const exitCode = await runCommand(shell, runOptions, async (run) => {
+        const stores = { shell, run, config: options.config };
+        const dropped = await dropShadows({
+          ...commandDeps(shell, run),
+          source: resolveOption(options.source, stores),
+          target: resolveOption(options.target, stores),
+        });
+        for (const { shadowId, removed } of dropped) {
+          run.screen.print({ type: 'dropped', shadowId, removed }, [
+            `shadow ${shadowId} is dropped; removed:`,
+            ...removed.map((what) => `  ${what}`),
+            'Copied tables and rows stay.',
+          ]);
+        }
+        return EXIT_CODES.ok;
+      });
       finish(exitCode);
     });
 }

@@ -1,5 +1,11 @@
 import type { Difference } from '#src/core/difference.ts';
 import type { Finding } from '#src/shadow/check/finding.ts';
+import type { ShadowStatus } from '#src/shadow/status.ts';
+
+/** Undefined has no place in JSON: what is not there is null, so that the field can be relied on. */
+type Nullable<T> = {
+  readonly [K in keyof T]: undefined extends T[K] ? Exclude<T[K], undefined> | null : T[K];
+};
 
 /** A result of a command, as --json prints it; docs/json.md describes each, and a test compares. */
 export type ResultLine =
@@ -27,6 +33,9 @@ export type ResultLine =
       /** In words, for what is not a row. */
       readonly cause: string | null;
     }
+  | ({ readonly type: 'shadow' } & Nullable<ShadowStatus>)
+  | { readonly type: 'listed'; readonly shadows: number }
+  | { readonly type: 'dropped'; readonly shadowId: string; readonly removed: readonly string[] }
   | { readonly type: 'demoStarted' }
   | {
       readonly type: 'serverStarted';

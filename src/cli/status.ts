@@ -1,10 +1,14 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { OperatorError } from '#src/lib/errors.ts';
+import { openSession } from '#src/db/postgres/session.ts';
+import { EXIT_CODES } from '#src/lib/errors.ts';
+import { readStatus } from '#src/shadow/status.ts';
 
+import { resolveOption } from './endpoints.ts';
 import { OPTIONS } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
+import { statusLines } from './terminal/status.ts';
 
 const EXAMPLE = `
 Example:
@@ -22,13 +26,38 @@ export function statusCommand(shell: Shell, finish: (exitCode: number) => void) 
     .addOption(OPTIONS.logLevel)
     .addHelpText('after', EXAMPLE)
     .action(async (options) => {
-      const exitCode = await runCommand(
-        shell,
-        { ...options, title: 'understudy status', afterInterrupt: 'nothing was changed.' },
-        async () => {
-          throw new OperatorError('CONFIG_INVALID', 'status is not part of this version yet');
-        },
-      );
+      const runOptions = {
+        ...options,
+        title: 'understudy status',
+        afterInterrupt: 'nothing was changed.',
+        isAbandonedByInterrupt: true,
+      };
+      const exitCode = await runCommand(shell, runOptions, async (run) => {
+        const endpoint = resolveOption(options.target, { shell, run, config: options.config });
+        await using target = await openSession(endpoint, { applicationName: 'understudy status' });
+        const shadows = await readStatus(target);
+        for (const shadow of shadows) {
+          run.screen.print(
+            {
+              ...shadow,
+              type: 'shadow',
+              holder: shadow.holder ?? null,
+              slotName: shadow.slotName ?? null,
+              spoolDirectory: shadow.spoolDirectory ?? null,
+              stop: shadow.stop ?? null,
+              lag: shadow.lag ?? null,
+              sourceWalEtaMs: shadow.sourceWalEtaMs ?? null,
+              verification: shadow.verification ?? null,
+            },
+            statusLines(shadow, run.screen.paint),
+          );
+        }
+        run.screen.print(
+          { type: 'listed', shadows: shadows.length },
+          shadows.length === 0 ? ['The target holds no shadow.'] : [],
+        );
+        return EXIT_CODES.ok;
+      });
       finish(exitCode);
     });
 }

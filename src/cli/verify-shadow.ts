@@ -1,9 +1,9 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
-import { readServer } from '#src/db/postgres/server.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import { findShadow, identifySource } from '#src/shadow/clone/register.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
 import type { MomentChoice } from '#src/shadow/verify/moment.ts';
@@ -18,6 +18,8 @@ export type VerifySettings = {
   readonly selection: Selection;
   readonly jobs: number;
   readonly isFull: boolean;
+  /** Of the source, from which the target was just copied and which is still held. */
+  readonly sourceSnapshot?: string | undefined;
 };
 
 /** For the whole fence; a follower that is further behind than this cannot be verified yet. */
@@ -34,11 +36,11 @@ export async function verifyDatabases(
   const applicationName = 'understudy verify';
   await using source = await openSession(settings.source, { applicationName });
   await using target = await openSession(settings.target, { applicationName });
-  const shadow = await findShadow({ source, target, selection: settings.selection });
+  const shadow = await chooseShadow({ source, target }, settings.selection);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
   const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
   const tables = await readTables(source, selection);
-  const moment = await chooseMoment(target, shadow);
+  const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
   return await verifyShadow({
     ...deps,
     source: settings.source,
@@ -52,24 +54,23 @@ export async function verifyDatabases(
   });
 }
 
-/** The shadow of this source on this target; of several, that of this selection. */
-async function findShadow(options: {
-  readonly source: Session;
-  readonly target: Session;
-  readonly selection: Selection;
-}): Promise<ShadowRecord | undefined> {
-  const server = await readServer(options.source);
-  const shadows = (await readShadows(options.target)).filter(
+/** The shadow of this source on this target: that of this selection, or the only one. */
+async function chooseShadow(
+  sessions: { readonly source: Session; readonly target: Session },
+  selection: Selection,
+): Promise<ShadowRecord | undefined> {
+  const identity = await identifySource(sessions.source);
+  const shadows = await readShadows(sessions.target);
+  const same = findShadow(shadows, identity, selection);
+  if (same !== undefined) return same;
+  const [only, ...others] = shadows.filter(
     ({ sourceSystemId, sourceDatabase }) =>
-      sourceDatabase === server.database.name &&
-      (server.systemId === undefined || server.systemId === sourceSystemId),
+      sourceSystemId === identity.systemId && sourceDatabase === identity.database,
   );
-  const wanted = JSON.stringify(options.selection);
-  const same = shadows.find(({ selection }) => JSON.stringify(selection) === wanted);
-  if (same !== undefined || shadows.length <= 1) return same ?? shadows[0];
+  if (others.length === 0) return only;
   throw new OperatorError(
     'CONFIG_INVALID',
-    `the target holds ${shadows.length} shadows of this source: name the selection of one of them`,
+    `the target holds ${others.length + 1} shadows of this source: name the selection of one of them`,
   );
 }
 
@@ -80,7 +81,9 @@ async function findShadow(options: {
 async function chooseMoment(
   target: Session,
   shadow: ShadowRecord | undefined,
+  sourceSnapshot: string | undefined,
 ): Promise<MomentChoice> {
+  if (sourceSnapshot !== undefined) return { kind: 'snapshot', sourceSnapshot, lsn: undefined };
   if (shadow === undefined || !shadow.isFollowed) return { kind: 'now' };
   if (await isLeaseHeld(target, shadow.shadowId)) {
     return { kind: 'fence', shadowId: shadow.shadowId, timeoutMs: FENCE_MS };

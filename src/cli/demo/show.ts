@@ -86,22 +86,14 @@ async function shadowUnderLoad(act: {
     selection: EVERYTHING,
     jobs: JOBS,
   };
-  const clone = cloneShadow(
-    {
-      ...deps,
-      report: (event) => {
-        run.screen.report(event);
-        if (event.type === 'phaseStarted' && event.phase === 'following') inStep.resolve();
-      },
-    },
-    {
-      ...common,
-      isFollowed: true,
-      spoolDirectory: stage.spoolDirectory,
-      sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
-      untilLsn: undefined,
-    },
-  );
+  const clone = cloneShadow(deps, {
+    ...common,
+    isFollowed: true,
+    spoolDirectory: stage.spoolDirectory,
+    sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
+    untilLsn: undefined,
+    onInStep: async () => inStep.resolve(),
+  });
   const verifyOnAndOn = async (): Promise<void> => {
     await inStep.promise;
     for (;;) {

@@ -83,8 +83,8 @@ test('differences and what could not be compared are named', () => {
 test('growth of the retained WAL says when the budget is used up', () => {
   const { lag } = EXAMPLE_EVENTS;
   const picture = draw([
-    [0, { ...lag, sourceWalBytes: 1_000_000, sourceWalBytesMax: 61_000_000 }],
-    [1000, { ...lag, sourceWalBytes: 2_000_000, sourceWalBytesMax: 62_000_000 }],
+    [0, { ...lag, sourceWalBytes: 9_000_000, sourceWalBytesMax: 61_000_000 }],
+    [1000, { ...lag, sourceWalBytes: 10_000_000, sourceWalBytesMax: 70_000_000 }],
   ]);
   expect(picture).toContain('budget used up in 1 m 00 s');
 });

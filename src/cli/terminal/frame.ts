@@ -38,7 +38,8 @@ export function frameLines(view: View, options: FrameOptions): Line[] {
   for (const phase of view.phases) lines.push(phaseLine(view, phase, nowMs));
   const current = view.phases.at(-1)?.phase;
   if (current === 'copying') lines.push(...copyLines(view, options));
-  if (current === 'indexing' && view.step !== undefined) {
+  const isBuilding = current === 'indexing' || current === 'catching up';
+  if (isBuilding && view.step !== undefined && view.step.done < view.step.total) {
     const { done, total, object } = view.step;
     lines.push([
       label('  steps'),
@@ -74,8 +75,8 @@ export function phaseSummary(view: View, entry: PhaseEntry): string {
     const seconds = Math.max(entry.endedMs - entry.startedMs, 1) / 1000;
     return `${what}, ${formatRate(copy.rows / seconds, 'rows')}`;
   }
-  if (entry.phase === 'indexing' && view.step !== undefined && entry.endedMs !== undefined) {
-    return formatPlural(view.step.total, 'step');
+  if (entry.phase === 'indexing' && view.stepsIndexed > 0 && entry.endedMs !== undefined) {
+    return formatPlural(view.stepsIndexed, 'step');
   }
   if (entry.phase === 'following' && view.lag !== undefined) {
     const { transactionsApplied, rowsApplied } = view.lag;

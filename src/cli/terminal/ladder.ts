@@ -12,8 +12,12 @@ import {
 import type { Line } from './line.ts';
 import type { View } from './view.ts';
 
-/** A budget that lasts longer than this at today's speed is no news. */
+/**
+ * When the end of the budget is worth a word. Retention goes up and down with each confirmation, so a
+ * rise while there is plenty is no news.
+ */
 const BUDGET_ETA_MAX_MS = 24 * 3_600_000;
+const BUDGET_USED_MIN = 0.05;
 
 /**
  * The lag ladder: how far each of the five positions is behind the source's head. They are never the
@@ -49,7 +53,8 @@ export function walText(view: View, lag: Lag): string {
   const text = `${formatBytes(lag.sourceWalBytes)} of ${formatBytes(lag.sourceWalBytesMax)} retained`;
   const left = lag.sourceWalBytesMax - lag.sourceWalBytes;
   const eta = remainingMs(left, view.rates.retainedWal.perSecond());
-  return eta === undefined || eta > BUDGET_ETA_MAX_MS
+  const isPlenty = lag.sourceWalBytes < lag.sourceWalBytesMax * BUDGET_USED_MIN;
+  return eta === undefined || eta > BUDGET_ETA_MAX_MS || isPlenty
     ? text
     : `${text}, budget used up in ${formatDuration(eta)}`;
 }
@@ -61,7 +66,8 @@ function walLine(view: View, lag: Lag): Line {
   return ['  source WAL   ', [style, `${walText(view, lag)}${spool}`]];
 }
 
-function behindText(headText: string, text: string): string {
+/** `-528 B` for a position behind the head, else nothing. */
+export function behindText(headText: string, text: string): string {
   const head = parseLsn(headText);
   const position = parseLsn(text);
   if (head === undefined || position === undefined || position === 0n) return '';

@@ -20,6 +20,8 @@ export type View = {
   readonly phases: PhaseEntry[];
   copy: EventOf<'copyProgress'> | undefined;
   step: EventOf<'stepFinished'> | undefined;
+  /** Of the phase that builds indexes; what follows counts anew. */
+  stepsIndexed: number;
   lag: Lag | undefined;
   /** A verification that runs; its verdict takes its place. */
   verifying: EventOf<'verifyProgress'> | undefined;
@@ -51,6 +53,7 @@ export function createView(nowMs: number): View {
     phases: [],
     copy: undefined,
     step: undefined,
+    stepsIndexed: 0,
     lag: undefined,
     verifying: undefined,
     verified: undefined,
@@ -88,6 +91,7 @@ export function observe(view: View, event: CliEvent, nowMs: number): void {
       break;
     case 'stepFinished':
       view.step = event;
+      if (view.phases.at(-1)?.phase === 'indexing') view.stepsIndexed = event.total;
       break;
     case 'lag':
       view.lag = event;

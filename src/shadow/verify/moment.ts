@@ -11,7 +11,7 @@ export type MomentChoice =
   /** A fence that the follower of this shadow keeps: exact, whoever writes. */
   | { readonly kind: 'fence'; readonly shadowId: string; readonly timeoutMs: number }
   /** A snapshot of the source that the target was copied from: exact, if nobody writes to the target. */
-  | { readonly kind: 'snapshot'; readonly sourceSnapshot: string; readonly lsn: Lsn }
+  | { readonly kind: 'snapshot'; readonly sourceSnapshot: string; readonly lsn: Lsn | undefined }
   /** Each side now: exact, if nobody writes to either (trap 27). */
   | { readonly kind: 'now' };
 

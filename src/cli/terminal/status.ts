@@ -1,0 +1,93 @@
+import type { ShadowStatus } from '#src/shadow/status.ts';
+
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatPlural,
+  formatTable,
+  printable,
+} from './format.ts';
+import { behindText, lagText } from './ladder.ts';
+import type { Paint } from './paint.ts';
+
+/** A lag that nobody has measured for this long says where things were, not where they are. */
+const STALE_MS = 10_000;
+
+/** One shadow for people: what it is, how far it is, and what it costs the source. */
+export function statusLines(status: ShadowStatus, paint: Paint): string[] {
+  const rows: string[][] = [
+    ['  source', status.source],
+    ['  phase', phaseText(status, paint)],
+    ['  run by', runnerText(status, paint)],
+    [
+      '  copied',
+      `${formatCount(status.tablesCopied)} of ${formatPlural(status.tables, 'table')}, ${formatCount(status.rowsCopied)} rows; ` +
+        `${formatCount(status.stepsDone)} of ${formatPlural(status.steps, 'step')}`,
+    ],
+    ...lagRows(status, paint),
+    ['  verified', verificationText(status, paint)],
+    ...(status.slotName === undefined ? [] : [['  slot', status.slotName]]),
+    ...(status.spoolDirectory === undefined ? [] : [['  spool', status.spoolDirectory]]),
+  ];
+  return [
+    paint('bold', `shadow ${status.shadowId}`),
+    ...formatTable(rows.map((row) => row.map(printableCell))),
+    ...status.stoppedTables.map(({ table, reason }) =>
+      paint('red', printable(`  ✘ table ${table} does not follow: ${reason}`)),
+    ),
+    '',
+  ];
+}
+
+function phaseText(status: ShadowStatus, paint: Paint): string {
+  if (status.stop === undefined) return status.phase;
+  return paint('red', `stopped by ${status.stop.code}: ${status.stop.message}`);
+}
+
+function runnerText(status: ShadowStatus, paint: Paint): string {
+  if (status.isRunning) return status.holder ?? 'some process';
+  if (status.phase === 'complete') return 'nobody; it is complete';
+  const last = status.holder === undefined ? '' : ` (${status.holder} was the last)`;
+  return paint('yellow', `nobody now${last}; run the same clone again, it resumes`);
+}
+
+function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][] {
+  if (lag === undefined) return [];
+  const isStale = lag.ageMs > STALE_MS;
+  const age = isStale ? paint('yellow', `, as of ${formatDuration(lag.ageMs)} ago`) : '';
+  const eta = sourceWalEtaMs === undefined ? '' : `, used up in ${formatDuration(sourceWalEtaMs)}`;
+  const rung = (name: string, lsn: string): string[] => {
+    const behind = behindText(lag.sourceHeadLsn, lsn);
+    return [`    ${name}`, behind === '' ? lsn : `${lsn}  ${behind}`];
+  };
+  return [
+    ['  lag', `${lagText(lag)}${age}`],
+    rung('source head', lag.sourceHeadLsn),
+    rung('sent', lag.sentLsn),
+    rung('received', lag.receivedLsn),
+    rung('durable', lag.durableLsn),
+    rung('applied', lag.appliedLsn),
+    [
+      '  source WAL',
+      `${formatBytes(lag.sourceWalBytes)} of ${formatBytes(lag.sourceWalBytesMax)} retained for us${eta}`,
+    ],
+  ];
+}
+
+function verificationText({ verification }: ShadowStatus, paint: Paint): string {
+  if (verification === undefined) return paint('yellow', 'never');
+  const { scope, fenceLsn, finishedAt, differences } = verification;
+  const verdict =
+    differences === 0
+      ? paint('green', 'both sides were the same')
+      : paint('red', formatPlural(differences, 'difference'));
+  const at = fenceLsn === undefined ? '' : ` at ${fenceLsn}`;
+  return `${verdict}${at} (${scope}, ${finishedAt ?? ''})`;
+}
+
+/** Our own colours stay; what came from a server loses its control characters. */
+function printableCell(cell: string): string {
+  // oxlint-disable-next-line no-control-regex -- the escape that begins a colour of ours
+  return cell.replaceAll(/(\u001B\[\d+m)|\p{Cc}/gu, (_, colour?: string) => colour ?? '�');
+}
