@@ -3,6 +3,7 @@ import type { TestProject } from 'vitest/node';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 
 import {
+  embeddedStandIn,
   parseTestServers,
   type ServerAddress,
   TEST_SETTINGS,
@@ -22,12 +23,13 @@ const PASSWORD = 'password';
 export default async function setUp(project: TestProject): Promise<() => Promise<void>> {
   const servers = parseTestServers(process.env['UNDERSTUDY_TEST_POSTGRES']);
   const missing = TEST_VERSIONS.filter((version) => servers[version] === undefined);
+  const needed = new Set(missing.map(embeddedStandIn));
   const started: EmbeddedPostgres[] = [];
   const stop = async (): Promise<void> => {
     await Promise.all(started.map(async (server) => server[Symbol.asyncDispose]()));
   };
   const starts = await Promise.allSettled(
-    missing.map(async (version) => {
+    [...needed].map(async (version) => {
       const server = await startEmbeddedPostgres({
         version,
         password: PASSWORD,
@@ -42,6 +44,10 @@ export default async function setUp(project: TestProject): Promise<() => Promise
   if (failed !== undefined) {
     await stop();
     throw failed.reason;
+  }
+  for (const version of missing) {
+    const standIn = servers[embeddedStandIn(version)];
+    if (standIn !== undefined) servers[version] = standIn;
   }
   project.provide('postgres', servers);
   return stop;

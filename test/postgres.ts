@@ -11,7 +11,7 @@ import { sqlstateOf } from '#src/db/postgres/server-error.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 
-import { TEST_SETTINGS, type TestVersion } from './servers.ts';
+import { embeddedStandIn, TEST_SETTINGS, type TestVersion } from './servers.ts';
 
 export { TEST_VERSIONS, type TestVersion } from './servers.ts';
 
@@ -54,6 +54,7 @@ export async function startTestServer(options: {
 }): Promise<EmbeddedPostgres> {
   return startEmbeddedPostgres({
     ...options,
+    version: embeddedStandIn(options.version),
     password: 'password',
     settings: { ...TEST_SETTINGS, ...options.settings },
   });

@@ -1,6 +1,17 @@
+import { embeddedVersions } from '#src/provision/embedded-postgres.ts';
+
 /** The majors that we claim to work with. */
 export const TEST_VERSIONS = [14, 15, 16, 17, 18] as const;
 export type TestVersion = (typeof TEST_VERSIONS)[number];
+
+/**
+ * The major that stands in for one that npm has no package of for this platform: the next newer one
+ * (Postgres 14 is there for Linux on x64 only).
+ */
+export function embeddedStandIn(version: TestVersion): TestVersion {
+  const installed = embeddedVersions();
+  return TEST_VERSIONS.find((major) => major >= version && installed.includes(major)) ?? version;
+}
 
 /** Quick to start and to write, small in memory, room for every test at once. */
 export const TEST_SETTINGS: Readonly<Record<string, string>> = {

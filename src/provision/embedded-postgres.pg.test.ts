@@ -56,7 +56,9 @@ async function spawnOwner(): Promise<{
 }
 
 test('every major that is installed starts, and knows its password', async () => {
-  expect(embeddedVersions()).toEqual([14, 15, 16, 17, 18]);
+  // npm has Postgres 14 for Linux on x64 only.
+  const isLinuxX64 = process.platform === 'linux' && process.arch === 'x64';
+  expect(embeddedVersions()).toEqual([...(isLinuxX64 ? [14] : []), 15, 16, 17, 18]);
   for (const version of embeddedVersions()) {
     await using server = await startEmbeddedPostgres({ version, ...QUICK });
     expect(await ask(server, 'SHOW server_version_num')).toMatch(new RegExp(`^${version}00`));
