@@ -134,6 +134,31 @@ CREATE TABLE "größe"."таблица" (id uuid PRIMARY KEY DEFAULT gen_random_
   ref int REFERENCES "We""ird.Schema"."Ta.ble ""x""; y" ("Col;umn"));
 CREATE INDEX "индекс ""q""" ON "größe"."таблица" (ref);
 
+CREATE TABLE shop."new
+line" (a int PRIMARY KEY, "-- Name: b; Type: TABLE; Schema: s; Owner: -" int REFERENCES shop.base (a));
+CREATE INDEX "line
+break" ON shop."new
+line" (a, "-- Name: b; Type: TABLE; Schema: s; Owner: -");
+COMMENT ON TABLE shop."new
+line" IS 'odd';
+CREATE TABLE shop.typed OF shop.addr (street WITH OPTIONS NOT NULL);
+CREATE TABLE shop.typed_parts OF shop.addr PARTITION BY LIST (zip);
+CREATE TABLE shop.typed_part_1 PARTITION OF shop.typed_parts FOR VALUES IN ('1');
+CREATE INDEX typed_parts_zip ON shop.typed_parts (zip);
+ALTER DOMAIN shop.money2 ADD CONSTRAINT not_huge CHECK (VALUE < 1000000) NOT VALID;
+CREATE TABLE shop.looped (a int, b int);
+CREATE FUNCTION shop.is_fine(row_value shop.looped) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+ALTER TABLE shop.looped ADD CONSTRAINT fine CHECK (shop.is_fine(looped.*));
+CREATE FUNCTION shop.by_key() RETURNS TABLE (id bigint, name text) LANGUAGE sql
+BEGIN ATOMIC
+  SELECT c.id, c.name FROM shop.customers c GROUP BY c.id;
+END;
+CREATE VIEW shop.over_function AS SELECT * FROM shop.by_key();
+CREATE EXTENSION postgres_fdw SCHEMA ext;
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'db;x', dbname 'a''b');
+CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (user 'someone', password_required 'false');
+CREATE FOREIGN TABLE shop.far (id int OPTIONS (column_name 'ID'), note text) SERVER elsewhere;
+
 CREATE VIEW shop.order_counts AS
   SELECT c.email, count(*) AS n FROM shop.customers c JOIN shop.orders o ON o.customer_id = c.id GROUP BY 1;
 CREATE VIEW shop.grouped_by_key AS SELECT c.id, c.name, count(*) AS n FROM shop.customers c GROUP BY c.id;
@@ -174,6 +199,8 @@ CREATE POLICY "positive; only" ON shop.orders FOR SELECT USING (total > 0);
 COMMENT ON POLICY "positive; only" ON shop.orders IS 'a policy;';
 
 CREATE FUNCTION shop.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$;
+CREATE EVENT TRIGGER rich_ddl ON ddl_command_end EXECUTE FUNCTION shop.on_ddl();
+COMMENT ON EVENT TRIGGER rich_ddl IS 'not carried';
 CREATE PUBLICATION shop_publication FOR TABLE shop.orders, shop.customers;
 
 INSERT INTO shop.customers (email, name) VALUES ('a@example.org', 'a'), ('b@example.org', 'b');

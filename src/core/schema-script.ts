@@ -139,7 +139,7 @@ function readTables(preData: readonly Entry[]): KnownTables {
     relations.add(name);
     if (!/^CREATE (?:UNLOGGED )?TABLE /.test(statement)) continue;
     tables.set(name, table);
-    if (/\n\)\nPARTITION BY /.test(statement)) partitioned.add(name);
+    if (/\nPARTITION BY /.test(statement)) partitioned.add(name);
   }
   return { tables, partitioned, relations };
 }

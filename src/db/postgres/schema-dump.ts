@@ -1,4 +1,3 @@
-import { extname } from 'node:path';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
@@ -80,7 +79,7 @@ export async function dumpSchema(options: DumpOptions): Promise<string> {
     port: port2,
   };
   // An installed package has its types stripped, so the thread's file ends as this one does (trap 46).
-  const entry = new URL(`./schema-dump-worker${extname(import.meta.url)}`, import.meta.url);
+  const entry = new URL('./schema-dump-worker.ts', import.meta.url);
   const worker = new Worker(entry, { workerData: data, transferList: [port2] });
   try {
     return await new Promise<string>((resolve, reject) => {

@@ -20,7 +20,7 @@ async function undoAdjustments(target: TestDatabase): Promise<readonly string[]>
 function statements(script: string, keep: (entry: Entry) => boolean = () => true) {
   return Object.fromEntries(
     parseEntries(script)
-      .filter((entry) => keep(entry))
+      .filter((entry) => !entry.object.endsWith('rich_ddl') && keep(entry))
       .map((entry) => [`${entry.kind} ${entry.object}`, entry.statements]),
   );
 }
@@ -38,7 +38,7 @@ test.each<[TestVersion, TestVersion]>([
   await using source = await createTestDatabase(from, richSchema(from));
   await using target = await createTestDatabase(to);
   const script = await readScript(source);
-  expect(script.skipped).toEqual([]);
+  expect(script.skipped.map((skipped) => skipped.object)).toEqual(['rich_ddl']);
   await restore(target, script);
   const reported: string[] = [];
   await runSteps(
@@ -63,6 +63,7 @@ test.each<[TestVersion, TestVersion]>([
   const [before, after] = await Promise.all([dump(source), dump(target)]);
   // Between majors the text of some is rendered differently: then all objects, and the others' text.
   const isCompared = (entry: Entry) => from === to || !isRendered(entry);
+  expect(Object.keys(statements(before)).length).toBeGreaterThan(150);
   expect(Object.keys(statements(after)).toSorted()).toEqual(
     Object.keys(statements(before)).toSorted(),
   );
