@@ -16,7 +16,8 @@ import { assert } from '#src/lib/assert.ts';
  *                           72 body: per message u32 length, u64 WAL start, the message
  * ```
  *
- * The durable bytes tell damage from a torn tail: a bad block that a later one calls durable is damage.
+ * WAL starts are what XLogData gave: for a person who debugs, never a place to resume from. The durable
+ * bytes tell damage from a torn tail: a bad block that a later one calls durable is damage.
  */
 export const HEADER_BYTES = 72;
 export const MESSAGE_HEADER_BYTES = 12;
@@ -57,13 +58,6 @@ export type SpoolBlock = {
   /** Start and end of each message in `bytes`, alternating: 2 × count entries. */
   readonly offsets: Int32Array;
 };
-
-/** The WAL start that XLogData gave for a message; informative only, never a place to resume from. */
-export function walStartOf(block: SpoolBlock, message: number): bigint {
-  const start = block.offsets[2 * message];
-  assert(start !== undefined, `block has no message ${message}`);
-  return block.bytes.readBigUInt64BE(start - 8);
-}
 
 export type BlockHeader = {
   readonly kind: BlockKind;
