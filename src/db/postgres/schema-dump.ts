@@ -89,7 +89,7 @@ export async function dumpSchema(options: DumpOptions): Promise<string> {
         once: true,
       });
       carry(connection, { port: port1, replied, reject });
-      worker.once('error', reject);
+      worker.once('error', (error) => reject(dumpFailed(connection, error.message)));
       worker.once('message', (message: DumpWorkerMessage) => {
         if (message.type === 'dumped') resolve(message.script);
         else reject(dumpFailed(connection, message.message));
