@@ -83,11 +83,11 @@ export async function dumpSchema(options: DumpOptions): Promise<string> {
   const worker = new Worker(entry, { workerData: data, transferList: [port2] });
   try {
     return await new Promise<string>((resolve, reject) => {
-      const stop = () => reject(signal.reason);
-      signal.addEventListener('abort', stop, { once: true });
-      deadline.addEventListener('abort', () => reject(timedOut(endpoint, timeoutMs)), {
-        once: true,
-      });
+      const stop = () => reject(signal.aborted ? signal.reason : timedOut(endpoint, timeoutMs));
+      const ended = AbortSignal.any([signal, deadline]);
+      ended.addEventListener('abort', stop, { once: true });
+      // It may have happened while the connection was made.
+      if (ended.aborted) stop();
       carry(connection, { port: port1, replied, reject });
       worker.once('error', (error) => reject(dumpFailed(connection, error.message)));
       worker.once('message', (message: DumpWorkerMessage) => {
