@@ -42,6 +42,7 @@ export async function runCommand(shell: Shell, options: RunOptions, work: Work):
   // Warnings reach the live region as notices; their log lines would tear it apart.
   const isLive = options.json !== true && shell.stdout.isTTY === true;
   const log = createLogger(options.logLevel ?? (isLive ? 'silent' : 'warn'));
+  shell.signal.addEventListener('abort', screen.stopping, { once: true });
   try {
     const working = work({ screen, log, signal: shell.signal });
     const exitCode = await (options.isAbandonedByInterrupt === true

@@ -50,6 +50,7 @@ export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) 
           jobs: options.jobs,
           isFull: options.full === true,
         });
+        run.screen.end();
         printDifferences(run.screen, verdict);
         return verdict.differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
       });

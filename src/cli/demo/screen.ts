@@ -13,9 +13,7 @@ import type { Stage } from './stage.ts';
 export function openingLines(stage: Stage, shop: { tables: number; rows: number }): string[] {
   const { production, shadow } = stage;
   return [
-    '',
-    `production is Postgres ${production.version}, its shadow will be Postgres ${shadow.version}.`,
-    `The shop has ${formatPlural(shop.tables, 'table')} and ${formatCount(shop.rows)} rows, and is written to from now on.`,
+    `The shop has ${formatPlural(shop.tables, 'table')} and ${formatCount(shop.rows)} rows and is written to from now on.`,
     'While this runs you may look yourself, in another terminal of this folder:',
     '',
     `  SOURCE=${production.url}`,
@@ -67,9 +65,11 @@ export function finalLines(summary: Summary): string[] {
     '',
     'For a database of your own (see README.md for the privileges that it needs):',
     '',
-    '  bin/understudy check  --source postgres://user@production/db --target postgres://user@shadow/db',
-    '  bin/understudy clone  --source postgres://user@production/db --target postgres://user@shadow/db --follow',
-    '  bin/understudy verify --source postgres://user@production/db --target postgres://user@shadow/db',
+    '  SOURCE=postgres://user@production.example.com/db',
+    '  TARGET=postgres://user@shadow.example.com/db',
+    '  bin/understudy check  --source $SOURCE --target $TARGET',
+    '  bin/understudy clone  --source $SOURCE --target $TARGET --follow',
+    '  bin/understudy verify --source $SOURCE --target $TARGET',
     '',
   ];
 }

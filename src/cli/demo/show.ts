@@ -32,11 +32,13 @@ export async function runDemo(
   const { screen } = run;
   const { clock } = deps;
   const startedMs = clock.now();
-  screen.print({ type: 'demoStarted' }, ['Starting two Postgres servers and filling a shop …']);
+  screen.print({ type: 'demoStarted' }, ['Starting two Postgres servers …']);
   await using stage = await setStage(run.signal);
   for (const role of ['production', 'shadow'] as const) {
     const { version, url } = stage[role];
-    screen.print({ type: 'serverStarted', role, version, url }, []);
+    screen.print({ type: 'serverStarted', role, version, url }, [
+      `  ${role} is Postgres ${version}`,
+    ]);
   }
   const builtMs = clock.now();
   const shop = await buildShop(stage.production.endpoint, run.signal);
@@ -56,6 +58,7 @@ export async function runDemo(
     failed: load.count.failed,
     elapsedMs: clock.now() - startedMs,
   };
+  screen.end();
   screen.print(
     { type: 'demoFinished', ...summary },
     finalLines({ ...summary, firstFailure: load.count.firstFailure, paint: screen.paint }),

@@ -13,7 +13,7 @@ import {
 } from './format.ts';
 import { ladderLines } from './ladder.ts';
 import type { Line } from './line.ts';
-import type { PhaseEntry, View } from './view.ts';
+import { NOTICE_MS, type PhaseEntry, type View } from './view.ts';
 
 /** Tables in flight that get a bar of their own. */
 const TABLE_BARS_MAX = 4;
@@ -49,9 +49,11 @@ export function frameLines(view: View, options: FrameOptions): Line[] {
   }
   if (view.lag !== undefined) lines.push(...ladderLines(view, view.lag));
   lines.push(...loadLines(view), ...verifyLines(view));
-  for (const notice of view.notices) {
-    lines.push([[notice.level === 'warn' ? 'yellow' : 'dim', `! ${notice.message}`]]);
+  for (const { atMs, event } of view.notices) {
+    if (nowMs - atMs > NOTICE_MS) continue;
+    lines.push([[event.level === 'warn' ? 'yellow' : 'dim', `! ${event.message}`]]);
   }
+  if (view.isStopping) lines.push([['yellow', 'stopping in order; Ctrl-C again ends it at once']]);
   return lines;
 }
 

@@ -18,9 +18,11 @@ export type Screen = {
   readonly paint: Paint;
   /** Something happened; shown as it fits. */
   readonly report: (event: CliEvent) => void;
-  /** A result that stays: an object for --json, text for people. */
+  /** A result that stays: an object for --json, text for people, above the picture or after its end. */
   readonly print: (line: ResultLine, text: readonly string[]) => void;
-  /** Leaves the last picture where it is. Called once, nothing after it. */
+  /** The user has asked for the end; say that it was heard. */
+  readonly stopping: () => void;
+  /** Leaves the last picture where it is; what is printed from now on comes below it. */
   readonly end: () => void;
 };
 
@@ -53,6 +55,7 @@ function createJsonScreen({ stdout, clock }: ScreenOptions): Screen {
     paint: plainPaint,
     report: write,
     print: write,
+    stopping: () => undefined,
     end: () => undefined,
   };
 }
@@ -75,6 +78,7 @@ function createPlainScreen({ stdout, clock }: ScreenOptions): Screen {
     print: (_line, text) => {
       for (const line of text) stdout.write(`${line}\n`);
     },
+    stopping: () => undefined,
     end: () => undefined,
   };
 }
@@ -85,6 +89,7 @@ function createLiveScreen({ stdout, clock, title }: ScreenOptions): Screen {
   const paint = paintFor(stdout);
   const log = createLogUpdate(stdout);
   let isStarted = false;
+  let isEnded = false;
   let isStale = false;
   let drawnMs = 0;
   const draw = (): void => {
@@ -110,15 +115,24 @@ function createLiveScreen({ stdout, clock, title }: ScreenOptions): Screen {
     columns: stdout.columns ?? COLUMNS_DEFAULT,
     paint,
     report: (event) => {
+      if (isEnded) return;
       observe(view, event, clock.now());
       isStarted = true;
       isStale = true;
     },
     print: (_line, text) => {
-      if (isStarted) log.persist(text.join('\n'));
+      if (text.length === 0) return;
+      if (isStarted && !isEnded) log.persist(text.join('\n'));
       else stdout.write(`${text.join('\n')}\n`);
     },
+    stopping: () => {
+      view.isStopping = true;
+      isStale = true;
+    },
     end: () => {
+      if (isEnded) return;
+      isEnded = true;
+      view.isStopping = false;
       clearInterval(timer);
       if (isStarted) draw();
       log.done();

@@ -31,7 +31,9 @@ export type View = {
   load: EventOf<'loadProgress'> | undefined;
   /** Tables in flight, by quoted name. */
   readonly tables: Map<string, EventOf<'tableProgress'>>;
-  readonly notices: EventOf<'notice'>[];
+  /** The user has asked for the end. */
+  isStopping: boolean;
+  readonly notices: { readonly atMs: number; readonly event: EventOf<'notice'> }[];
   readonly rates: {
     readonly copyRows: RateWindow;
     readonly copyBytes: RateWindow;
@@ -43,8 +45,9 @@ export type View = {
   };
 };
 
-/** Notices that stay visible. */
+/** Notices that stay visible, and for how long: most tell of something that passes. */
 const NOTICES_MAX = 3;
+export const NOTICE_MS = 20_000;
 
 export function createView(nowMs: number): View {
   return {
@@ -60,6 +63,7 @@ export function createView(nowMs: number): View {
     verifications: 0,
     load: undefined,
     tables: new Map(),
+    isStopping: false,
     notices: [],
     rates: {
       copyRows: new RateWindow(),
@@ -108,8 +112,7 @@ export function observe(view: View, event: CliEvent, nowMs: number): void {
       view.verifications += 1;
       break;
     case 'notice':
-      view.notices.push(event);
-      if (view.notices.length > NOTICES_MAX) view.notices.shift();
+      observeNotice(view, event, nowMs);
       break;
     case 'loadProgress':
       view.load = event;
@@ -127,6 +130,13 @@ function enterPhase(view: View, event: EventOf<'phaseStarted'>, nowMs: number): 
   if (last !== undefined) last.endedMs = nowMs;
   view.tables.clear();
   view.phases.push({ phase: event.phase, startedMs: nowMs, endedMs: undefined });
+}
+
+function observeNotice(view: View, event: EventOf<'notice'>, nowMs: number): void {
+  const same = view.notices.findIndex((notice) => notice.event.message === event.message);
+  if (same >= 0) view.notices.splice(same, 1);
+  view.notices.push({ atMs: nowMs, event });
+  if (view.notices.length > NOTICES_MAX) view.notices.shift();
 }
 
 function observeTable(view: View, event: EventOf<'tableProgress'>): void {
