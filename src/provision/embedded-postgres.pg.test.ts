@@ -135,6 +135,34 @@ test('a folder of another major is refused', async () => {
   });
 });
 
+test.runIf(process.platform === 'linux')(
+  'a statement ends soon after its client was killed',
+  async () => {
+    await using server = await startEmbeddedPostgres({ version: 14, ...QUICK });
+    const client = spawn(
+      process.execPath,
+      [
+        '--input-type=module-typescript',
+        '--eval',
+        `import { openSession } from '#src/db/postgres/session.ts';
+         const endpoint = ${JSON.stringify(server.endpoint)};
+         const session = await openSession(endpoint, { applicationName: 'sleeper' });
+         await session.query('SELECT pg_sleep(3600)');`,
+      ],
+      { cwd: join(import.meta.dirname, '../..'), stdio: 'inherit' },
+    );
+    const sleepers = async () =>
+      ask(
+        server,
+        `SELECT count(*) FROM pg_stat_activity
+         WHERE application_name = 'sleeper' AND wait_event = 'PgSleep'`,
+      );
+    await expect.poll(sleepers, { timeout: 20_000 }).toBe('1');
+    client.kill('SIGKILL');
+    await expect.poll(sleepers, { timeout: 20_000 }).toBe('0');
+  },
+);
+
 test('a start that is no longer wanted leaves nothing', async () => {
   const stop = new AbortController();
   const start = startEmbeddedPostgres({ version: 18, ...QUICK, signal: stop.signal });

@@ -31,6 +31,9 @@ const DEFAULT_SETTINGS: Readonly<Record<string, string>> = {
   max_replication_slots: '40',
   max_prepared_transactions: '10',
   max_connections: '100',
+  // Without it a statement whose client was killed goes on to its end, and every new slot waits for it.
+  // Postgres 14 knows how to look on Linux only, and refuses to start with it elsewhere.
+  ...(process.platform === 'linux' ? { client_connection_check_interval: '2s' } : {}),
 };
 
 export type EmbeddedPostgres = AsyncDisposable & {
