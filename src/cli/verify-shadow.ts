@@ -7,7 +7,8 @@ import { findShadow, identifySource } from '#src/shadow/clone/register.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
 import type { MomentChoice } from '#src/shadow/verify/moment.ts';
-import { type Verdict, verifyShadow } from '#src/shadow/verify/verify.ts';
+import { type Repair, repairShadow } from '#src/shadow/verify/repair.ts';
+import { type Verdict, verifyShadow, type VerifyOptions } from '#src/shadow/verify/verify.ts';
 
 import type { CommandDeps } from './command-deps.ts';
 
@@ -33,25 +34,38 @@ export async function verifyDatabases(
   deps: CommandDeps,
   settings: VerifySettings,
 ): Promise<Verdict> {
+  return verifyShadow(await chooseComparison(deps, settings));
+}
+
+/** As `verifyDatabases`, mending what differs. Throws what the repair throws, too. */
+export async function repairDatabases(
+  deps: CommandDeps,
+  settings: VerifySettings,
+): Promise<Repair> {
+  return repairShadow(await chooseComparison(deps, settings));
+}
+
+async function chooseComparison(
+  deps: CommandDeps,
+  settings: VerifySettings,
+): Promise<VerifyOptions> {
   const applicationName = 'understudy verify';
   await using source = await openSession(settings.source, { applicationName });
   await using target = await openSession(settings.target, { applicationName });
   const shadow = await chooseShadow({ source, target }, settings.selection);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
   const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
-  const tables = await readTables(source, selection);
-  const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
-  return await verifyShadow({
+  return {
     ...deps,
     source: settings.source,
     target: settings.target,
-    tables,
+    tables: await readTables(source, selection),
     sequences: [],
     shadowId: shadow?.shadowId,
-    moment,
+    moment: await chooseMoment(target, shadow, settings.sourceSnapshot),
     isFull: settings.isFull,
     jobs: settings.jobs,
-  });
+  };
 }
 
 /** The shadow of this source on this target: that of this selection, or the only one. */

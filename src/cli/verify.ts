@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { EXIT_CODES, OperatorError } from '#src/lib/errors.ts';
+import { EXIT_CODES } from '#src/lib/errors.ts';
 
 import { commandDeps } from './command-deps.ts';
 import { resolveOption } from './endpoints.ts';
@@ -8,7 +8,7 @@ import { OPTIONS, selectionOf } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
 import { printDifferences } from './terminal/differences.ts';
-import { verifyDatabases } from './verify-shadow.ts';
+import { repairDatabases, verifyDatabases } from './verify-shadow.ts';
 
 const EXAMPLE = `
 Example:
@@ -33,9 +33,6 @@ export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) 
     .addOption(OPTIONS.logLevel)
     .addHelpText('after', EXAMPLE)
     .action(async (options) => {
-      if (options.repair === true) {
-        throw new OperatorError('CONFIG_INVALID', '--repair is not part of this version yet');
-      }
       const runOptions = {
         ...options,
         title: 'understudy verify',
@@ -43,16 +40,25 @@ export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) 
       };
       const exitCode = await runCommand(shell, runOptions, async (run) => {
         const stores = { shell, run, config: options.config };
-        const verdict = await verifyDatabases(commandDeps(shell, run), {
+        const deps = commandDeps(shell, run);
+        const settings = {
           source: resolveOption(options.source, stores),
           target: resolveOption(options.target, stores),
           selection: selectionOf(options),
           jobs: options.jobs,
           isFull: options.full === true,
-        });
+        };
+        // What differed is shown; what is left after the repair decides.
+        const { found, after } =
+          options.repair === true
+            ? await repairDatabases(deps, settings)
+            : await verifyDatabases(deps, settings).then((verdict) => ({
+                found: verdict,
+                after: verdict,
+              }));
         run.screen.end();
-        printDifferences(run.screen, verdict);
-        return verdict.differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
+        printDifferences(run.screen, found);
+        return after.differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
       });
       finish(exitCode);
     });

@@ -110,7 +110,10 @@ export class ApplyLoop {
     this.#marks = new DirtyMarks(deps.shadowId);
   }
 
-  /** Apply until aborted, or until something stops it; whatever is not committed then is rolled back. */
+  /**
+   * Apply until aborted, or until something stops it; whatever is not committed then is rolled back.
+   * Returns when the tables must be read again: a repair may have made a stopped one follow.
+   */
   async run(signal: AbortSignal): Promise<void> {
     const { reader, session } = this.#deps;
     try {
@@ -123,6 +126,8 @@ export class ApplyLoop {
         }
         if (block !== undefined) await this.#block(block, signal);
       }
+    } catch (error) {
+      if (!(error instanceof TablesOutdated)) throw error;
     } finally {
       await this.#job.catch(() => undefined);
       await session.rollback().catch(() => undefined);
@@ -438,8 +443,15 @@ export class ApplyLoop {
     }
     // The verification at this fence may remove marks that were known to be there.
     this.#marks.forget();
+    // Everything before is committed and nothing after has begun, so a new loop loses nothing.
+    if ([...this.#deps.tables.values()].some(({ isStopped }) => isStopped)) {
+      throw new TablesOutdated();
+    }
   }
 }
+
+/** A stopped table may have been repaired at the fence that is over. */
+class TablesOutdated extends Error {}
 
 function emptyGroup(): Group {
   return {

@@ -7,7 +7,7 @@ import { proposeChunking, readChunking } from './chunking.ts';
 import type { PreparedTable } from './comparison.ts';
 import type { Pair } from './pair.ts';
 import { compareStructure } from './structure.ts';
-import { readStoppedTables } from './verify-ledger.ts';
+import { readUnsynced } from './verify-ledger.ts';
 
 export type Prepared = {
   readonly tables: readonly PreparedTable[];
@@ -15,6 +15,8 @@ export type Prepared = {
   readonly differences: readonly Difference[];
   /** Columns and tables of which the verdict will say nothing. */
   readonly unverified: readonly string[];
+  /** Tables, by OID, that have stopped following; among `tables` only when they were asked for. */
+  readonly stopped: ReadonlySet<number>;
 };
 
 /** Everything that does not need the moment, so that the follower is held as shortly as possible. */
@@ -23,11 +25,16 @@ export async function prepare(options: {
   readonly control: Session;
   readonly shadowId: string | undefined;
   readonly tables: readonly Table[];
+  /** To be mended, a stopped table has to be read. */
+  readonly isWithStopped: boolean;
 }): Promise<Prepared> {
   const { pair, control, shadowId } = options;
-  const stopped =
-    shadowId === undefined ? new Set<number>() : await readStoppedTables(control, shadowId);
-  const following = options.tables.filter(({ oid }) => !stopped.has(oid));
+  const unsynced = shadowId === undefined ? new Map() : await readUnsynced(control, shadowId);
+  const stopped = options.tables.filter(({ oid }) => unsynced.get(oid) === 'stopped');
+  const notCopied = options.tables.filter(({ oid }) => unsynced.get(oid) === 'not copied');
+  const following = options.tables.filter(
+    (table) => !notCopied.includes(table) && (options.isWithStopped || !stopped.includes(table)),
+  );
   const structure = await compareStructure(pair, following);
   const known =
     shadowId === undefined ? new Map<number, Chunking>() : await readChunking(control, shadowId);
@@ -36,11 +43,17 @@ export async function prepare(options: {
     tables: following.filter(({ oid }) => !known.has(oid)),
   });
   return {
-    differences: structure.differences,
+    stopped: new Set(stopped.map(({ oid }) => oid)),
+    differences: [
+      ...stopped.map(({ schema, name }) => ({
+        kind: 'schema' as const,
+        table: { schema, name },
+        cause: 'has stopped following its source and was not compared',
+      })),
+      ...structure.differences,
+    ],
     unverified: [
-      ...options.tables
-        .filter(({ oid }) => stopped.has(oid))
-        .map((one) => `${nameOf(one)} (stopped)`),
+      ...notCopied.map((table) => `${nameOf(table)} (not copied yet)`),
       ...structure.comparable.flatMap(({ table, hash }) =>
         hash.unverified.map((column) => `${nameOf(table)}.${column}`),
       ),

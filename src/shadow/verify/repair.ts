@@ -38,7 +38,8 @@ export type Repair = {
 export async function repairShadow(options: VerifyOptions): Promise<Repair> {
   const found = await verifyShadow(options);
   const isBehind = found.listed.some(({ kind }) => kind === 'sequence');
-  if (found.different.size === 0 && !isBehind) return { found, rows: 0, after: found };
+  if (found.different.size === 0 && found.stopped.size === 0 && !isBehind)
+    return { found, rows: 0, after: found };
   await using opened = await openPairs(options, 1);
   await using control = await openSession(options.target, { applicationName: 'understudy repair' });
   const [pair] = opened.pairs;
@@ -71,7 +72,7 @@ type Mending = {
 };
 
 async function mend({ options, found, pair, control }: Mending): Promise<number> {
-  const prepared = await prepare({ ...options, pair, control });
+  const prepared = await prepare({ ...options, pair, control, isWithStopped: true });
   await using wires = await openWires(options);
   let sequences: readonly SequenceValue[] = [];
   const moment = await enterMoment({
@@ -93,8 +94,9 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   let rows = 0;
   for (const table of prepared.tables) {
     options.signal.throwIfAborted();
-    const chunks = await chunksToMend(pair, table, moment, found);
-    if (chunks.length === 0) continue;
+    const isStopped = prepared.stopped.has(table.table.oid);
+    const chunks = await chunksToMend(pair, table, isStopped ? undefined : moment, found);
+    if (chunks.length === 0 && !isStopped) continue;
     if (!table.isSameShape) {
       warn(options, `${nameOf(table.table)} is made otherwise on the target and was not repaired`);
       continue;
@@ -102,8 +104,10 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
     const mended = await repairTable(pair, wires, { ...table, chunks });
     if (mended === undefined) {
       warn(options, `${nameOf(table.table)} was rewritten meanwhile and was not repaired`);
+      continue;
     }
-    rows += mended ?? 0;
+    rows += mended;
+    if (isStopped) await follow(wires.target, options, moment, table);
   }
   options.failpoints.hit('repair.beforeCommit');
   await commit(wires.target, moment);
@@ -137,20 +141,38 @@ async function join(
 }
 
 /**
- * At a fence, those that differed at the first one: the applier should stand shortly. Without one the
- * target must become the source of one moment, so all chunks are compared again at this one.
+ * At a fence, those that differed at the first one: the applier should stand shortly. Without one (or
+ * for a table that did not follow) the target must become the source of one moment, so all chunks are
+ * compared again at this one.
  */
 async function chunksToMend(
   pair: Pair,
   table: PreparedTable,
-  moment: Moment,
+  moment: Moment | undefined,
   found: Verdict,
 ): Promise<readonly bigint[]> {
-  if (moment.fence !== undefined) return found.different.get(table.table.oid) ?? [];
+  if (moment?.fence !== undefined) return found.different.get(table.table.oid) ?? [];
   const outcome = await withLock(pair, table.table, async () =>
     compareChunks(pair, { ...table, chunks: undefined }),
   );
   return outcome?.different ?? [];
+}
+
+/** A stopped table that is the source's of the fence follows again from there. */
+async function follow(
+  target: WireConnection,
+  { shadowId }: VerifyOptions,
+  { lsn, fence }: Moment,
+  { table }: PreparedTable,
+): Promise<void> {
+  if (shadowId === undefined || lsn === undefined || fence === undefined) return;
+  const row = `shadow_id = ${quoteLiteral(shadowId)} AND source_oid = ${table.oid}`;
+  await target.query(
+    `UPDATE understudy.relation
+        SET state = 'copied', start_lsn = '${formatLsn(lsn)}', stop_lsn = NULL, stop_message = NULL
+      WHERE ${row} AND state = 'stopped';
+     DELETE FROM understudy.chunk WHERE ${row}`,
+  );
 }
 
 /** With the fence's release, so that there is no commit after the follower went on by itself. */

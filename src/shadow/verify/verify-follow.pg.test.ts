@@ -213,3 +213,33 @@ test('a repair is refused where no follower keeps its fence', async () => {
     repairShadow(await optionsFor(pair, { moment: { kind: 'now' } })),
   ).rejects.toMatchObject({ code: 'REPAIR_REFUSED' });
 });
+
+test('a table that has stopped is a difference, and follows again once it is repaired', async () => {
+  await using pair = await followPair([14, 18], BANK);
+  await pair.source.session.query(ROWS);
+  await pair.caughtUp();
+  // The source will use this number for another row.
+  await pair.target.session.query('INSERT INTO public.history (account) VALUES (-5)');
+  await underLoad(pair, async () => {
+    const hasStopped = async (): Promise<boolean> => {
+      const rows = await pair.target.session.query(
+        `SELECT FROM understudy.relation WHERE state = 'stopped'`,
+      );
+      return rows.length > 0;
+    };
+    const deadline = AbortSignal.timeout(20_000);
+    while (!(await hasStopped())) deadline.throwIfAborted();
+    const repair = await repairShadow(await optionsFor(pair));
+    expect(repair.found.listed).toEqual([
+      {
+        kind: 'schema',
+        table: { schema: 'public', name: 'history' },
+        cause: 'has stopped following its source and was not compared',
+      },
+    ]);
+    expect(repair.rows).toBeGreaterThan(0);
+    expect(repair.after).toMatchObject({ differences: 0, tables: 4 });
+  });
+  await pair.caughtUp();
+  expect(await verify(pair, { isFull: true })).toMatchObject({ differences: 0, tables: 4 });
+});

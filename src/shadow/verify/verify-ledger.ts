@@ -46,16 +46,21 @@ export async function readVerifiedChunks(
   return new Map(rows.map((row) => [Number(row['source_oid']), Number(row['chunks'])]));
 }
 
-/** Tables of the dataset that do not follow their source, and nothing may take for in sync (trap 19). */
-export async function readStoppedTables(
+/** Tables of the dataset that are not in sync with their source, by design (trap 19). */
+export async function readUnsynced(
   target: Session,
   shadowId: string,
-): Promise<ReadonlySet<number>> {
+): Promise<ReadonlyMap<number, 'stopped' | 'not copied'>> {
   const rows = await target.query(
-    `SELECT source_oid FROM understudy.relation WHERE shadow_id = $1 AND state <> 'copied'`,
+    `SELECT source_oid, state FROM understudy.relation WHERE shadow_id = $1 AND state <> 'copied'`,
     [shadowId],
   );
-  return new Set(rows.map((row) => Number(row['source_oid'])));
+  return new Map(
+    rows.map((row) => [
+      Number(row['source_oid']),
+      row['state'] === 'stopped' ? 'stopped' : 'not copied',
+    ]),
+  );
 }
 
 export async function startVerification(

@@ -68,6 +68,8 @@ export type Verdict = {
   readonly elapsedMs: number;
   /** Chunks that differ, by table OID. */
   readonly different: ReadonlyMap<number, readonly bigint[]>;
+  /** Tables, by OID, that have stopped following: each is a difference. */
+  readonly stopped: ReadonlySet<number>;
 };
 
 const LISTED_MAX = 200;
@@ -89,6 +91,7 @@ class Verification {
   readonly #found = new DifferenceList(LISTED_MAX);
   readonly #unverified: string[] = [];
   readonly #different = new Map<number, readonly bigint[]>();
+  #stopped: ReadonlySet<number> = new Set();
   #rows = 0n;
   #chunksRead = 0;
   #chunks = 0;
@@ -106,7 +109,9 @@ class Verification {
       ...this.#options,
       pair: this.#pair,
       control: this.#control,
+      isWithStopped: false,
     });
+    this.#stopped = prepared.stopped;
     for (const difference of prepared.differences) this.#found.add(difference);
     this.#unverified.push(...prepared.unverified);
     let sequences: readonly SequenceValue[] = [];
@@ -244,12 +249,13 @@ class Verification {
       unverified: this.#unverified,
       elapsedMs: Math.round(performance.now() - this.#startedAt),
       different: this.#different,
+      stopped: this.#stopped,
     };
     if (verificationId !== undefined) {
       await finishVerification(this.#control, verificationId, verdict);
     }
     for (const caveat of verdict.caveats) this.#notice(caveat);
-    const { caveats: _, listed: __, different: ___, ...event } = verdict;
+    const { caveats: _, listed: __, different: ___, stopped: ____, ...event } = verdict;
     this.#options.report({
       ...event,
       type: 'verified',
