@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { expect, test, vi } from 'vitest';
 
 import { openSession } from '#src/db/postgres/session.ts';
-import { type RunningCommand, startCommand } from '#test/command.ts';
+import { parseLines, type RunningCommand, runCommand, startCommand } from '#test/command.ts';
 
 /** Where the demo's servers listen and what they leave on disk, as they tell it themselves. */
 async function serversOf(demo: RunningCommand): Promise<{ port: number; directory: string }[]> {
@@ -32,7 +32,7 @@ async function serversOf(demo: RunningCommand): Promise<{ port: number; director
   );
 }
 
-test.each(['SIGKILL', 'SIGTERM', 'SIGHUP'] as const)(
+test.each(['SIGKILL', 'SIGTERM'] as const)(
   'nothing of the demo is left after %s',
   async (signal) => {
     await using demo = startCommand(['demo', '--json']);
@@ -50,3 +50,14 @@ test.each(['SIGKILL', 'SIGTERM', 'SIGHUP'] as const)(
     }
   },
 );
+
+test('the demo ends by itself once its shadow has verified clean under load', async () => {
+  const { code, stdout, stderr } = await runCommand(['demo', '--once', '--json']);
+  expect([code, stderr]).toEqual([0, '']);
+  const lines = parseLines(stdout);
+  expect(lines.filter(({ type }) => type === 'verified')).toMatchObject([
+    { scope: 'full', lsn: expect.any(String), tables: 29, differences: 0, unverified: [] },
+  ]);
+  expect(lines.at(-1)).toMatchObject({ type: 'demoFinished', isClean: true, failed: 0 });
+  expect(Number(lines.at(-1)!['transactions'])).toBeGreaterThan(100);
+}, 180_000);

@@ -39,10 +39,7 @@ export type Summary = {
 export function finalLines(summary: Summary): string[] {
   const { paint, transactions, failed, verifications, differences } = summary;
   const verdict = summary.isClean
-    ? paint(
-        'green',
-        '✔ The shadow was the same as production, row for row, while production was in use.',
-      )
+    ? paint('green', '✔ The shadow equalled production, row for row, while production was in use.')
     : verifications === 0
       ? paint('yellow', 'Stopped before the shadow was verified.')
       : paint('red', '✘ This was not a clean run.');

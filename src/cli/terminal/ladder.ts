@@ -48,22 +48,28 @@ export function lagText(lag: Lag): string {
   return `${formatBytes(lag.lagBytes)}, ${formatLagTime(lag.lagMs)}`;
 }
 
-/** `12 MB of 10 GB retained`, with the time until the budget is used up when it is in sight. */
-export function walText(view: View, lag: Lag): string {
+/** `12 MB of 10 GB retained`, with the time until the budget is used up when that is in sight. */
+export function walText(lag: Lag, etaMs: number | undefined): string {
   const text = `${formatBytes(lag.sourceWalBytes)} of ${formatBytes(lag.sourceWalBytesMax)} retained`;
-  const left = lag.sourceWalBytesMax - lag.sourceWalBytes;
-  const eta = remainingMs(left, view.rates.retainedWal.perSecond());
   const isPlenty = lag.sourceWalBytes < lag.sourceWalBytesMax * BUDGET_USED_MIN;
-  return eta === undefined || eta > BUDGET_ETA_MAX_MS || isPlenty
+  return etaMs === undefined || etaMs > BUDGET_ETA_MAX_MS || isPlenty
     ? text
-    : `${text}, budget used up in ${formatDuration(eta)}`;
+    : `${text}, budget used up in ${formatDuration(etaMs)}`;
+}
+
+/** Until the budget is used up, if the retained WAL goes on growing as in the last minute. */
+export function budgetEtaMs(view: View, lag: Lag): number | undefined {
+  return remainingMs(
+    lag.sourceWalBytesMax - lag.sourceWalBytes,
+    view.rates.retainedWal.perSecond(),
+  );
 }
 
 function walLine(view: View, lag: Lag): Line {
   const used = lag.sourceWalBytesMax === 0 ? 0 : lag.sourceWalBytes / lag.sourceWalBytesMax;
   const style = used > 0.8 ? 'red' : used > 0.5 ? 'yellow' : 'dim';
   const spool = lag.spoolBytes === 0 ? '' : `, spool ${formatBytes(lag.spoolBytes)}`;
-  return ['  source WAL   ', [style, `${walText(view, lag)}${spool}`]];
+  return ['  source WAL   ', [style, `${walText(lag, budgetEtaMs(view, lag))}${spool}`]];
 }
 
 /** `-528 B` for a position behind the head, else nothing. */

@@ -10,7 +10,7 @@ import {
   printable,
 } from './format.ts';
 import { copyRemainingMs, phaseSummary, tableLabel, verifiedCost } from './frame.ts';
-import { lagText, walText } from './ladder.ts';
+import { budgetEtaMs, lagText, walText } from './ladder.ts';
 import type { View } from './view.ts';
 
 /** Kinds that come many times a second; of each, one line a second is enough for a log. */
@@ -55,7 +55,7 @@ function describe(view: View, event: CliEvent): string | undefined {
     case 'stepFinished':
       return `step ${event.done} of ${event.total}: ${event.object}`;
     case 'lag':
-      return `lag ${lagText(event)}; applied ${event.appliedLsn} of ${event.sourceHeadLsn}; WAL ${walText(view, event)}`;
+      return `lag ${lagText(event)}; applied ${event.appliedLsn} of ${event.sourceHeadLsn}; WAL ${walText(event, budgetEtaMs(view, event))}`;
     case 'verifyProgress':
       return (
         `verifying ${tableLabel(event.table)}: ${event.tablesVerified} of ` +

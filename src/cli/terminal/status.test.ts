@@ -22,7 +22,7 @@ const FOLLOWING: ShadowStatus = {
   steps: 154,
   stepsDone: 154,
   stoppedTables: [],
-  lag: { ...EXAMPLE_EVENTS.lag, ageMs: 400 },
+  lag: { ...EXAMPLE_EVENTS.lag, sourceWalBytes: 614_000_000, ageMs: 400 },
   sourceWalEtaMs: 3_600_000,
   verification: {
     scope: 'full',
@@ -45,7 +45,7 @@ test('a shadow that follows shows its runner, ladder, budget and verdict', () =>
     '    received     0/5A3B2B00  -272 B',
     '    durable      0/5A3B2A00  -528 B',
     '    applied      0/5A3B2000  -3.0 kB',
-    '  source WAL     11 MB of 10 GB retained for us, used up in 1 h 00 m',
+    '  source WAL     586 MB of 10 GB retained, budget used up in 1 h 00 m',
     '  verified       both sides were the same at 0/5A3B0000 (full, 2026-01-01 10:00:00+00)',
     '  slot           understudy_a1b2c3d4',
     '  spool          /spool/a1b2c3d4',

@@ -1,14 +1,7 @@
 import type { ShadowStatus } from '#src/shadow/status.ts';
 
-import {
-  formatBytes,
-  formatCount,
-  formatDuration,
-  formatPlural,
-  formatTable,
-  printable,
-} from './format.ts';
-import { behindText, lagText } from './ladder.ts';
+import { formatCount, formatDuration, formatPlural, formatTable, printable } from './format.ts';
+import { behindText, lagText, walText } from './ladder.ts';
 import type { Paint } from './paint.ts';
 
 /** A lag that nobody has measured for this long says where things were, not where they are. */
@@ -56,7 +49,6 @@ function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][
   if (lag === undefined) return [];
   const isStale = lag.ageMs > STALE_MS;
   const age = isStale ? paint('yellow', `, as of ${formatDuration(lag.ageMs)} ago`) : '';
-  const eta = sourceWalEtaMs === undefined ? '' : `, used up in ${formatDuration(sourceWalEtaMs)}`;
   const rung = (name: string, lsn: string): string[] => {
     const behind = behindText(lag.sourceHeadLsn, lsn);
     return [`    ${name}`, behind === '' ? lsn : `${lsn}  ${behind}`];
@@ -68,10 +60,7 @@ function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][
     rung('received', lag.receivedLsn),
     rung('durable', lag.durableLsn),
     rung('applied', lag.appliedLsn),
-    [
-      '  source WAL',
-      `${formatBytes(lag.sourceWalBytes)} of ${formatBytes(lag.sourceWalBytesMax)} retained for us${eta}`,
-    ],
+    ['  source WAL', walText(lag, sourceWalEtaMs)],
   ];
 }
 
