@@ -26,6 +26,8 @@ export type CopyJob = {
   readonly target: Endpoint;
   /** Every table, when undefined. */
   readonly tables?: readonly Table[];
+  /** True, when undefined. */
+  readonly isFollowed?: boolean;
   readonly jobs?: number;
   readonly partBytes?: number;
   readonly failpoints?: string;
@@ -64,6 +66,7 @@ export async function runCopy(
     target: job.target,
     shadowId: SHADOW_ID,
     tables: job.tables ?? (await readTables(source, EVERYTHING)),
+    isFollowed: job.isFollowed ?? true,
     jobs: job.jobs ?? 2,
     held: hooks.held ?? [],
     takeSnapshot: async () => {

@@ -249,6 +249,7 @@ class Run {
       target,
       shadowId,
       tables,
+      isFollowed: this.#shadow.isFollowed,
       jobs,
       held,
       takeSnapshot,

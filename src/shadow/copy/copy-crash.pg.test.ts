@@ -168,6 +168,35 @@ test.each([
 });
 
 test.each([
+  ['its snapshot is lost', true],
+  ['a table was rewritten', false],
+])('a copy that is not followed stays one snapshot when %s', async (_name, isSnapshotLost) => {
+  await using pair = await createPair(`
+    INSERT INTO public.a SELECT i, repeat('a', 100) FROM generate_series(1, 10000) i;
+    INSERT INTO public.b SELECT i, repeat('b', 100) FROM generate_series(1, 6000) i;`);
+  const { source, target } = pair;
+  // b is one part, larger than the two of a: it is finished when the first of those is.
+  const job = { ...pair.job, jobs: 1, partBytes: 1024 * 1024, isFollowed: false };
+  await startCopyProcess({ ...job, failpoints: 'copy.afterPartCommit:2' }).exited;
+  const [before] = await target.query(
+    `SELECT string_agg(state, ' ' ORDER BY table_name) AS states FROM understudy.relation`,
+  );
+  expect(before).toEqual({ states: 'copying copied' });
+  await source.query(`UPDATE public.a SET v = 'new'; UPDATE public.b SET v = 'new'`);
+  await source.query(
+    isSnapshotLost
+      ? `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = '${KEEPER}' AND datname = current_database()`
+      : 'VACUUM FULL public.a',
+  );
+  if (isSnapshotLost) await waitUntil(async () => (await keepers(source)) === 0);
+  await runCopy(job);
+  await expectEqual(source, target);
+  expect(await generations(target)).toEqual(['2']);
+  await waitUntil(async () => (await keepers(source)) === 0);
+});
+
+test.each([
   ['names that were swapped', 'ALTER TABLE public.a RENAME TO c; ALTER TABLE public.b RENAME TO a'],
   ['a renamed column', 'ALTER TABLE public.a RENAME COLUMN v TO w'],
   ['a dropped table', 'DROP TABLE public.a'],

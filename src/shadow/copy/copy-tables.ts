@@ -37,6 +37,9 @@ export type TablesDeps = RetryDeps & {
   readonly source: Endpoint;
   readonly shadowId: string;
   readonly tables: readonly Table[];
+  readonly isFollowed: boolean;
+  /** Start every table again, from a new snapshot. */
+  readonly mustStartOver: boolean;
   readonly jobs: number;
   readonly partBytes?: number;
   readonly onLedger: LedgerSession['run'];
@@ -53,25 +56,25 @@ type Size = { readonly pages: number; readonly sourceBytes: number };
 export async function beginTables(deps: TablesDeps): Promise<readonly BegunTable[]> {
   const { shadowId, generations } = deps;
   const relations = await deps.onLedger(async (target) => readRelations(target, shadowId));
-  const unfinished = deps.tables.filter((table) => {
-    const relation = relations.get(table.oid);
+  const known = deps.tables.map((table) => ({ table, relation: relations.get(table.oid) }));
+  const unfinished = known.filter(({ relation }) => !isOver(relation));
+  if (unfinished.length > 0 && !deps.mustStartOver) {
+    const wanted = new Set(unfinished.map(({ relation }) => relation?.generation));
+    const newest = Math.max(0, ...[...relations.values()].map((one) => one.generation));
+    await generations.adopt(({ generation }) => wanted.has(generation) || generation > newest);
+  }
+  if (deps.mustStartOver || (!deps.isFollowed && !canShareSnapshot(deps, known))) {
+    return beginAllAgain(deps, known);
+  }
+  for (const { table, relation } of known) {
     if (relation?.state === 'copied') showTable(deps, table, relation);
-    return relation === undefined || relation.state === 'pending' || relation.state === 'copying';
-  });
-  if (unfinished.length === 0) return [];
-  const begunOf = (table: Table): RecordedRelation | undefined => {
-    const relation = relations.get(table.oid);
-    return relation?.state === 'copying' && relation.cut !== undefined ? relation : undefined;
-  };
-  const generationOf = (table: Table): number => begunOf(table)?.generation ?? 0;
-  const newest = Math.max(0, ...[...relations.values()].map((one) => one.generation));
-  const wanted = new Set(unfinished.map(generationOf));
-  await generations.adopt(({ generation }) => wanted.has(generation) || generation > newest);
-
-  const fresh = unfinished.filter((table) => begunOf(table) === undefined);
-  const begun: BegunTable[] = await beginFresh(deps, fresh);
-  for (const table of unfinished) {
-    const relation = begunOf(table);
+  }
+  const fresh = unfinished.filter(({ relation }) => relation?.cut === undefined);
+  const begun: BegunTable[] = await beginFresh(
+    deps,
+    fresh.map(({ table }) => table),
+  );
+  for (const { table, relation } of unfinished) {
     if (relation?.cut === undefined) continue;
     const held = generations.get(relation.generation);
     const next =
@@ -80,6 +83,37 @@ export async function beginTables(deps: TablesDeps): Promise<readonly BegunTable
         : await goOn(deps, { table, held, restarts: 0 }, relation);
     if (next !== undefined) begun.push(next);
   }
+  return begun;
+}
+
+type Known = { readonly table: Table; readonly relation: RecordedRelation | undefined };
+
+/** Copied; or stopped, which is not the copy's to change. */
+function isOver(relation: RecordedRelation | undefined): boolean {
+  return relation?.state === 'copied' || relation?.state === 'stopped';
+}
+
+/** Whether what is missing can be read from the snapshot that everything else was read from. */
+function canShareSnapshot(deps: TablesDeps, known: readonly Known[]): boolean {
+  if (known.every(({ relation }) => isOver(relation))) return true;
+  const started = known.flatMap(({ relation }) => (relation?.cut ? [relation.generation] : []));
+  const [generation] = started;
+  if (generation === undefined) return true;
+  // The newest is what tables that have not started will get.
+  return (
+    started.every((other) => other === generation) &&
+    deps.generations.get(generation) !== undefined &&
+    deps.generations.get(generation) === deps.generations.newest()
+  );
+}
+
+async function beginAllAgain(
+  deps: TablesDeps,
+  known: readonly Known[],
+): Promise<readonly BegunTable[]> {
+  const newest = Math.max(0, ...known.map(({ relation }) => relation?.generation ?? 0));
+  const begun: BegunTable[] = [];
+  for (const { table } of known) begun.push(await beginAgain(deps, table, newest));
   return begun;
 }
 

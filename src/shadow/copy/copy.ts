@@ -6,6 +6,9 @@ import type { Part } from '#src/core/copy-plan.ts';
  *   the keepers live          missing parts, from the same snapshot
  *   the keepers are gone      unfinished *tables*, emptied, from a new snapshot (trap 1)
  *   a table was rewritten     that table, emptied, from a new snapshot (trap 2)
+ *
+ * The last two need a change stream, which brings each table from its own snapshot to one common position.
+ * Without one, every table starts again, so that all are of one snapshot.
  */
 import { createCopyQueue, type Landing } from '#src/core/copy-queue.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
@@ -30,6 +33,8 @@ export type CopyOptions = {
   readonly target: Endpoint;
   readonly shadowId: string;
   readonly tables: readonly Table[];
+  /** Whether changes since each table's `start_lsn` will be applied; else all tables share one snapshot. */
+  readonly isFollowed: boolean;
   /** Connections to each side that copy at the same time. */
   readonly jobs: number;
   /** Made by this process (`holdGeneration`). What earlier runs left is adopted without being named. */
@@ -62,6 +67,21 @@ const VOIDING_CODES: ReadonlySet<ErrorCode> = new Set(['TABLE_REWRITTEN', 'SNAPS
  * LEASE_LOST, CONNECTION_LOST, what servers answer, and `signal.reason`.
  */
 export async function copyTables(options: CopyOptions): Promise<CopyResult> {
+  let run = { ...options, mustStartOver: false };
+  for (let startsOver = 0; ; startsOver += 1) {
+    try {
+      return await copyOnce(run);
+    } catch (error) {
+      if (options.isFollowed || !isVoiding(error) || startsOver >= RESTARTS_MAX) throw error;
+      options.log.warn({ code: error.code }, 'every table starts again, to be of one snapshot');
+      run = { ...options, held: [], mustStartOver: true };
+    }
+  }
+}
+
+async function copyOnce(
+  options: CopyOptions & { readonly mustStartOver: boolean },
+): Promise<CopyResult> {
   const failure = new AbortController();
   const signal = AbortSignal.any([options.signal, failure.signal]);
   await using ledger = openLedger({ ...options, signal });
@@ -78,7 +98,7 @@ export async function copyTables(options: CopyOptions): Promise<CopyResult> {
     });
     await Promise.allSettled(workers);
     signal.throwIfAborted();
-    await generations.keepOnly(() => false);
+    await generations.endAll();
     run.progress.flush();
     return run.progress.totals();
   } catch (error) {
@@ -87,10 +107,14 @@ export async function copyTables(options: CopyOptions): Promise<CopyResult> {
   }
 }
 
+function isVoiding(error: unknown): error is OperatorError {
+  return error instanceof OperatorError && VOIDING_CODES.has(error.code);
+}
+
 type Run = Awaited<ReturnType<typeof startRun>>;
 
 async function startRun(
-  options: CopyOptions,
+  options: CopyOptions & { readonly mustStartOver: boolean },
   onLedger: ReturnType<typeof openLedger>['run'],
   generations: ReturnType<typeof createLiveGenerations>,
 ) {
@@ -149,7 +173,7 @@ async function copyOne(
     );
     return run.queue.finish(tableRun);
   } catch (error) {
-    if (!(error instanceof OperatorError && VOIDING_CODES.has(error.code))) throw error;
+    if (!run.isFollowed || !isVoiding(error)) throw error;
     run.log.warn({ code: error.code, table: table.name, part: part.number }, 'table is void');
     const landing = run.queue.voidTable(tableRun);
     if (landing === 'restartDue' && tableRun.restarts >= RESTARTS_MAX) throw error;

@@ -78,13 +78,16 @@ export async function adoptGeneration(
 }
 
 /** Production can vacuum again; the ids are void. */
-export async function endGeneration(options: GenerationOptions, held: HeldSnapshot): Promise<void> {
+export async function endGeneration(
+  options: GenerationOptions,
+  recorded: RecordedSnapshot,
+): Promise<void> {
   await recordSnapshot(options.target, options.shadowId, {
-    ...held,
+    ...recorded,
     exported: [],
     backendPids: [],
   });
-  await held.end();
+  await endKeepers(options, recorded.backendPids);
 }
 
 /** A process that lost its last connection ends by itself. A pid may belong to someone else by now. */

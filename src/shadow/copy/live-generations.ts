@@ -11,12 +11,15 @@ import {
 /** The snapshots that this run holds: usually one, more after a table was rewritten. */
 export type LiveGenerations = {
   readonly get: (generation: number) => HeldSnapshot | undefined;
+  readonly newest: () => HeldSnapshot | undefined;
   /** Take over what an earlier run left. */
   readonly adopt: (isWanted: (recorded: RecordedSnapshot) => boolean) => Promise<void>;
   /** The newest one, if it is newer than that, else one that is taken now. */
   readonly newerThan: (generation: number) => Promise<HeldSnapshot>;
   /** Production can vacuum past what no table needs any more. */
   readonly keepOnly: (isNeeded: (generation: number) => boolean) => Promise<void>;
+  /** Nothing needs a snapshot any more, one that an earlier run left included. */
+  readonly endAll: () => Promise<void>;
   /** Leave all to the next run. */
   readonly leave: () => void;
 };
@@ -54,6 +57,7 @@ export function createLiveGenerations(deps: LiveGenerationsDeps): LiveGeneration
 
   return {
     get: (generation) => live.get(generation),
+    newest,
     adopt: async (isWanted) => {
       const recorded = await deps.onLedger(async (target) => readSnapshots(target, deps.shadowId));
       for (const one of recorded) {
@@ -77,7 +81,17 @@ export function createLiveGenerations(deps: LiveGenerationsDeps): LiveGeneration
         if (isNeeded(held.generation)) continue;
         live.delete(held.generation);
         await deps.onLedger(async (target) => endGeneration({ ...deps, target }, held));
+        await held.end();
       }
+    },
+    endAll: async () => {
+      await deps.onLedger(async (target) => {
+        for (const recorded of await readSnapshots(target, deps.shadowId)) {
+          if (recorded.exported.length > 0) await endGeneration({ ...deps, target }, recorded);
+        }
+      });
+      await Promise.all([...live.values()].map(async (held) => held.end()));
+      live.clear();
     },
     leave: () => {
       for (const held of live.values()) held.leave();
