@@ -28,7 +28,7 @@ const FENCE_MS = 120_000;
 
 /**
  * Find the shadow, its tables and the moment at which it can be compared exactly, and compare.
- * Throws what the verification throws, and FENCE_TIMEOUT when nobody follows a shadow that should be.
+ * Throws what the verification throws, and FOLLOWER_MISSING when nobody follows a shadow that should be.
  */
 export async function verifyDatabases(
   deps: CommandDeps,
@@ -103,7 +103,7 @@ async function chooseMoment(
     return { kind: 'fence', shadowId: shadow.shadowId, timeoutMs: FENCE_MS };
   }
   throw new OperatorError(
-    'FENCE_TIMEOUT',
+    'FOLLOWER_MISSING',
     `no process follows shadow ${shadow.shadowId}, so the two sides have no position in common`,
   );
 }

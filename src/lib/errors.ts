@@ -164,6 +164,10 @@ const CATALOG = {
     onError: 'retry',
     hint: 'The follower did not reach the fence in time; look at its lag and try again.',
   },
+  FOLLOWER_MISSING: {
+    onError: 'retry',
+    hint: 'Run `understudy clone … --follow`, and this again in another terminal meanwhile.',
+  },
   VERIFY_UNSUPPORTED: {
     onError: 'halt',
     hint: 'The hash self-test differs between the servers; report it with both versions.',

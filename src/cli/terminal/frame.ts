@@ -75,7 +75,8 @@ export function phaseSummary(view: View, entry: PhaseEntry): string {
     const what = `${formatPlural(copy.tables, 'table')}, ${formatCount(copy.rows)} rows, ${formatBytes(copy.bytes)}`;
     if (entry.endedMs === undefined) return `${copy.tablesCopied} of ${what}`;
     const seconds = Math.max(entry.endedMs - entry.startedMs, 1) / 1000;
-    return `${what}, ${formatRate(copy.rows / seconds, 'rows')}`;
+    const rows = copy.rows - view.rowsBefore;
+    return rows <= 0 ? what : `${what}, ${formatRate(rows / seconds, 'rows')}`;
   }
   if (entry.phase === 'indexing' && view.stepsIndexed > 0 && entry.endedMs !== undefined) {
     return formatPlural(view.stepsIndexed, 'step');

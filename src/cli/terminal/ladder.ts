@@ -43,9 +43,10 @@ export function ladderLines(view: View, lag: Lag): Line[] {
   return [[['bold', 'lag'], `          ${lagText(lag)}`], ...lines, walLine(view, lag)];
 }
 
-/** `528 B, 12 ms`. */
+/** `528 B, 12 ms`; the time is not known before anything was applied. */
 export function lagText(lag: Lag): string {
-  return `${formatBytes(lag.lagBytes)}, ${formatLagTime(lag.lagMs)}`;
+  const bytes = formatBytes(lag.lagBytes);
+  return lag.lagMs === 0 && lag.lagBytes > 0 ? bytes : `${bytes}, ${formatLagTime(lag.lagMs)}`;
 }
 
 /** `12 MB of 10 GB retained`, with the time until the budget is used up when that is in sight. */

@@ -19,6 +19,8 @@ export type View = {
   shadowId: string | undefined;
   readonly phases: PhaseEntry[];
   copy: EventOf<'copyProgress'> | undefined;
+  /** What an earlier run had copied: it says nothing about this one's speed. */
+  rowsBefore: number;
   step: EventOf<'stepFinished'> | undefined;
   /** Of the phase that builds indexes; what follows counts anew. */
   stepsIndexed: number;
@@ -55,6 +57,7 @@ export function createView(nowMs: number): View {
     shadowId: undefined,
     phases: [],
     copy: undefined,
+    rowsBefore: 0,
     step: undefined,
     stepsIndexed: 0,
     lag: undefined,
@@ -88,6 +91,7 @@ export function observe(view: View, event: CliEvent, nowMs: number): void {
       observeTable(view, event);
       break;
     case 'copyProgress':
+      if (view.copy === undefined) view.rowsBefore = event.rows;
       view.copy = event;
       view.rates.copyRows.add(nowMs, event.rows);
       view.rates.copyBytes.add(nowMs, event.bytes);
