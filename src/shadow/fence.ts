@@ -8,6 +8,7 @@ import type { Row, Session } from '#src/db/postgres/session.ts';
 import { describeBlocker } from '#src/db/postgres/slot-blocker.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 
 /**
  * A fence: a moment at which the target is exactly the source, while both go on. The command's side of
@@ -28,6 +29,7 @@ export type FenceOptions = {
   /** For all of it. When it has passed, the follower goes on by itself. */
   readonly timeoutMs: number;
   readonly onBlocked?: (blocker: string) => void;
+  readonly failpoints: Failpoints;
 };
 
 export type Fence = AsyncDisposable & {
@@ -54,12 +56,21 @@ export type Fence = AsyncDisposable & {
 
 const POLL_MS = 200;
 
+/** While a command lives its session holds the lock (class, request id): "undc". */
+export const COMMAND_LOCK_CLASS = 0x75_6e_64_63;
+
+/** The second key of that lock, from an SQL expression for the request's id. */
+export function requestLockKey(id: string): string {
+  return `(${id}::int8 % 2147483647)::int4`;
+}
+
 /** Throws FENCE_TIMEOUT, and what createLogicalSlot throws (SLOT_BLOCKED names who is in the way). */
 export async function openFence(options: FenceOptions): Promise<Fence> {
   const conversation = await Conversation.begin(options);
   let slot: LogicalSlot | undefined;
   try {
     await conversation.waitFor('held');
+    options.failpoints.hit('fence.afterHeld');
     slot = await createLogicalSlot({
       endpoint: options.source,
       name: `understudy_${options.shadowId}_${randomBytes(4).toString('hex')}`,
@@ -72,6 +83,7 @@ export async function openFence(options: FenceOptions): Promise<Fence> {
     await conversation.giveUp();
     throw error;
   }
+  options.failpoints.hit('fence.afterSlot');
   return fenceAt(conversation, slot);
 }
 
@@ -85,6 +97,7 @@ function fenceAt(conversation: Conversation, slot: LogicalSlot): Fence {
     reach: async () => {
       await conversation.set('held', 'advance', lsn);
       await conversation.waitFor('reached');
+      conversation.failpoints.hit('fence.afterReached');
     },
     release: async () => {
       await conversation.set('reached', 'release');
@@ -119,15 +132,28 @@ class Conversation {
   static async begin(options: FenceOptions): Promise<Conversation> {
     const { session, shadowId } = options;
     assert(/^[0-9a-f]{8}$/.test(shadowId), 'a shadow id is eight hex digits');
-    const [row] = await session.query(
-      `INSERT INTO understudy.request (shadow_id, kind, state, deadline)
-       VALUES ($1, 'fence', 'open', clock_timestamp() + $2 * interval '1 ms') RETURNING request_id`,
-      [shadowId, options.timeoutMs],
-    );
-    const conversation = new Conversation(options, row?.['request_id'] ?? '');
+    const requestId = await session.transaction(async () => {
+      const [row] = await session.query(
+        `INSERT INTO understudy.request (shadow_id, kind, state, deadline)
+         VALUES ($1, 'fence', 'open', clock_timestamp() + $2 * interval '1 ms') RETURNING request_id`,
+        [shadowId, options.timeoutMs],
+      );
+      const id = row?.['request_id'] ?? '';
+      // Before the row can be seen: it says that we live, and the follower looks for it.
+      await session.query(
+        `SELECT pg_advisory_lock(${COMMAND_LOCK_CLASS}, ${requestLockKey('$1')})`,
+        [id],
+      );
+      return id;
+    });
+    const conversation = new Conversation(options, requestId);
     await session.listen(channelOf(shadowId), () => conversation.#wake());
     await conversation.notify();
     return conversation;
+  }
+
+  get failpoints(): Failpoints {
+    return this.#options.failpoints;
   }
 
   get releaseSql(): string {

@@ -1,6 +1,7 @@
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Session } from '#src/db/postgres/session.ts';
 import type { Clock } from '#src/lib/clock.ts';
+import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 
 import type { ApplyGate } from './apply-gate.ts';
 
@@ -10,8 +11,8 @@ import type { ApplyGate } from './apply-gate.ts';
  *
  *     open ─► held ─► advance ─► reached ─► release ─► released        deadline passed ─► expired
  *
- * One request is served at a time, the oldest first. Its deadline is ours to keep: a command that died
- * must not hold the applier for ever.
+ * One request is served at a time, the oldest first. It is over when its deadline has passed or its
+ * command, which holds a lock as long as it lives, has died: neither may hold the applier for ever.
  */
 export type RequestsDeps = {
   readonly target: Session;
@@ -89,7 +90,14 @@ async function nextRequest(
   served: string | undefined,
 ): Promise<RequestRow | undefined> {
   const [row] = await target.query(
-    `SELECT request_id, kind, state, target_lsn, deadline < now() AS is_overdue
+    `SELECT request_id, kind, state, target_lsn,
+            deadline < now() OR (kind = 'fence' AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_locks l
+               WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+                 AND l.classid = ${COMMAND_LOCK_CLASS}::int8::oid
+                 AND l.objid = ${requestLockKey('request_id')}::int8::oid
+                 AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                    WHERE datname = current_database()))) AS is_overdue
        FROM understudy.request
       WHERE shadow_id = $1 AND state NOT IN ('released', 'expired', 'failed')
       ORDER BY (request_id = $2::bigint) DESC NULLS LAST, request_id LIMIT 1`,
@@ -112,7 +120,7 @@ async function serve(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   const { gate } = deps;
-  if (request.isOverdue) {
+  if (request.isOverdue && request.state !== 'release') {
     // The row before the gate. The command releases by the same row, so exactly one of both happens; a
     // repair under way holds its lock, and this waits for it.
     if (!(await answer(deps, request, 'expired'))) return request.requestId;

@@ -2,6 +2,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import { quoteLiteral } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/session.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 import { type Fence, openFence } from '#src/shadow/fence.ts';
 
 import type { Pair } from './pair.ts';
@@ -32,6 +33,7 @@ export async function enterMoment(options: {
   /** Called once the source stands, before the target does: what is read here is not newer than the target. */
   readonly onSourceRead?: () => Promise<void>;
   readonly onBlocked?: (blocker: string) => void;
+  readonly failpoints: Failpoints;
 }): Promise<Moment> {
   const { choice, pairs } = options;
   const sources = pairs.map(({ source }) => source);
@@ -47,6 +49,7 @@ export async function enterMoment(options: {
     session: options.control,
     shadowId: choice.shadowId,
     timeoutMs: choice.timeoutMs,
+    failpoints: options.failpoints,
     ...(options.onBlocked === undefined ? {} : { onBlocked: options.onBlocked }),
   });
   try {

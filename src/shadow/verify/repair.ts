@@ -80,6 +80,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
     pairs: [pair],
     source: options.source,
     control,
+    failpoints: options.failpoints,
     onSourceRead: async () => {
       sequences = await readSequenceValues(pair.source, options.sequences);
     },

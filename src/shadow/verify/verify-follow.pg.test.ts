@@ -4,6 +4,7 @@ import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
 import { openSession } from '#src/db/postgres/session.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
+import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 import { followPair, type FollowedPair } from '#test/follower.ts';
 
 import { repairShadow } from './repair.ts';
@@ -173,17 +174,31 @@ test('a fence without a follower ends at its deadline, and the follower goes on 
   await pair.source.session.query(ROWS);
   await pair.caughtUp();
   const { shadowId } = pair.shadow;
-  // A command that died while the follower was held.
-  await pair.target.session.query(
-    `INSERT INTO understudy.request (shadow_id, kind, state, deadline)
-     VALUES ('${shadowId}', 'fence', 'open', clock_timestamp() + interval '1 s');
-     NOTIFY understudy_${shadowId}`,
-  );
+  const request = async (options: { seconds: number; isAlive: boolean }): Promise<string> => {
+    await using command = await openSession(pair.target.endpoint, { applicationName: 'command' });
+    const [row] = await command.query(
+      `BEGIN;
+       INSERT INTO understudy.request (shadow_id, kind, state, deadline)
+       VALUES ('${shadowId}', 'fence', 'open', clock_timestamp() + interval '${options.seconds} s');
+       SELECT pg_advisory_lock(${COMMAND_LOCK_CLASS}, ${requestLockKey('lastval()')});
+       NOTIFY understudy_${shadowId};
+       COMMIT;
+       SELECT lastval() AS id`,
+    );
+    const deadline = AbortSignal.timeout(10_000);
+    const stateOf = async () =>
+      pair.target.session.query('SELECT state FROM understudy.request WHERE request_id = $1', [
+        row?.['id'] ?? '',
+      ]);
+    while ((await stateOf())[0]?.['state'] === 'open') deadline.throwIfAborted();
+    if (!options.isAlive) await command[Symbol.asyncDispose]();
+    while ((await stateOf())[0]?.['state'] === 'held') deadline.throwIfAborted();
+    return (await stateOf())[0]?.['state'] ?? '';
+  };
+  // One that hangs, and one that dies.
+  expect(await request({ seconds: 1, isAlive: true })).toBe('expired');
+  expect(await request({ seconds: 3_600, isAlive: false })).toBe('expired');
   expect(await verify(pair)).toMatchObject({ differences: 0 });
-  const states = await pair.target.session.query(
-    'SELECT state FROM understudy.request ORDER BY request_id',
-  );
-  expect(states[0]).toEqual({ state: 'expired' });
   await expect(
     verify(pair, { moment: { kind: 'fence', shadowId: 'ffffffff', timeoutMs: 300 } }),
   ).rejects.toMatchObject({ code: 'FENCE_TIMEOUT' });

@@ -120,6 +120,7 @@ class Verification {
       pairs: this.#pairs,
       source: this.#options.source,
       control: this.#control,
+      failpoints: this.#options.failpoints,
       onSourceRead: async () => {
         sequences = await readSequenceValues(this.#pair.source, this.#options.sequences);
       },
