@@ -124,3 +124,38 @@ test('names, shapes and sizes of tables that are not ordinary', async () => {
   );
   expect(ledger).toEqual({ copied: '10', rows: String(10 + 7 + 10 + 9 + 3 + 1000 + 7) });
 });
+
+test('ordinary roles are enough: SELECT on the source, ownership and replica mode on the target', async () => {
+  const schema = 'CREATE TABLE public.a (id integer, v text);';
+  await using source = await createTestDatabase(15, schema);
+  await using target = await createTestDatabase(16);
+  const reader = `${source.name}_reader`;
+  const owner = `${target.name}_owner`;
+  source.dropRoleAfterwards(reader);
+  target.dropRoleAfterwards(owner);
+  // The right to set a parameter belongs to the server and outlives the database.
+  await using stack = new AsyncDisposableStack();
+  stack.defer(async () => void (await target.session.query(`DROP OWNED BY ${owner} CASCADE`)));
+  await source.session.query(`
+    INSERT INTO public.a SELECT i, 'v' || i FROM generate_series(1, 1000) i;
+    CREATE ROLE ${reader} LOGIN PASSWORD 'reader'; GRANT SELECT ON public.a TO ${reader}`);
+  await target.session.query(`
+    CREATE ROLE ${owner} LOGIN PASSWORD 'owner'; ALTER DATABASE ${target.name} OWNER TO ${owner};
+    GRANT SET ON PARAMETER session_replication_role TO ${owner};
+    ${schema} ALTER TABLE public.a OWNER TO ${owner}`);
+  const job = {
+    source: { ...source.endpoint, user: reader, password: 'reader' },
+    target: { ...target.endpoint, user: owner, password: 'owner' },
+  };
+  await runCopy(job);
+  expect(await tableDigest(target.session, 'public.a')).toBe(
+    await tableDigest(source.session, 'public.a'),
+  );
+
+  // Trap 5: rows that a policy hides are an error, not fewer rows.
+  await source.session.query(`
+    ALTER TABLE public.a ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY half ON public.a USING (id % 2 = 0)`);
+  await target.session.query('DROP SCHEMA understudy CASCADE; TRUNCATE public.a');
+  await expect(runCopy(job)).rejects.toMatchObject({ code: 'PRIVILEGE_MISSING' });
+});
