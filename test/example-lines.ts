@@ -93,6 +93,7 @@ export const EXAMPLE_RESULTS: {
     columns: ['status'],
     cause: null,
   },
+  repaired: { type: 'repaired', rows: 1, differences: 0 },
   shadow: {
     type: 'shadow',
     shadowId: 'a1b2c3d4',

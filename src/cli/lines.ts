@@ -33,6 +33,13 @@ export type ResultLine =
       /** In words, for what is not a row. */
       readonly cause: string | null;
     }
+  | {
+      readonly type: 'repaired';
+      /** Deleted, inserted or replaced on the target. */
+      readonly rows: number;
+      /** Left after the repair. */
+      readonly differences: number;
+    }
   | ({ readonly type: 'shadow' } & Nullable<ShadowStatus>)
   | { readonly type: 'listed'; readonly shadows: number }
   | { readonly type: 'dropped'; readonly shadowId: string; readonly removed: readonly string[] }

@@ -8,11 +8,16 @@ import { OPTIONS, selectionOf } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
 import { printDifferences } from './terminal/differences.ts';
+import { formatPlural } from './terminal/format.ts';
 import { repairDatabases, verifyDatabases } from './verify-shadow.ts';
 
 const EXAMPLE = `
 Example:
   $ understudy verify --source postgres://me@production/shop --target postgres://me@shadow/shop --repair`;
+
+function exitCodeOf(verdict: { readonly differences: number }): number {
+  return verdict.differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
+}
 
 /** `verify`: compare at a fence, report differences, mend them when asked. */
 export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) {
@@ -48,17 +53,22 @@ export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) 
           jobs: options.jobs,
           isFull: options.full === true,
         };
+        if (options.repair !== true) {
+          const verdict = await verifyDatabases(deps, settings);
+          run.screen.end();
+          printDifferences(run.screen, verdict);
+          return exitCodeOf(verdict);
+        }
         // What differed is shown; what is left after the repair decides.
-        const { found, after } =
-          options.repair === true
-            ? await repairDatabases(deps, settings)
-            : await verifyDatabases(deps, settings).then((verdict) => ({
-                found: verdict,
-                after: verdict,
-              }));
+        const { found, rows, after } = await repairDatabases(deps, settings);
         run.screen.end();
         printDifferences(run.screen, found);
-        return after.differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
+        const left = after.differences;
+        run.screen.print({ type: 'repaired', rows, differences: left }, [
+          `${formatPlural(rows, 'row')} repaired; ${formatPlural(left, 'difference')} left.`,
+        ]);
+        if (after !== found) printDifferences(run.screen, after);
+        return exitCodeOf(after);
       });
       finish(exitCode);
     });

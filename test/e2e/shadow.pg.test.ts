@@ -82,6 +82,14 @@ test('clone, follow, verify, tamper, drop: a shadow from its first day to its la
         columns: ['total'],
       },
     ]);
+    const repaired = await runCommand(['verify', ...urls, '--full', '--repair', '--json']);
+    expect(repaired.code).toBe(0);
+    expect(parseLines(repaired.stdout).at(-1)).toMatchObject({
+      type: 'repaired',
+      rows: 1,
+      differences: 0,
+    });
+    expect(await fingerprint(target.session)).toEqual(await fingerprint(source.session));
     const status = await runCommand(['status', '--target', urlOf(target.endpoint), '--json']);
     expect(status.code).toBe(0);
     expect(parseLines(status.stdout)).toMatchObject([
