@@ -69,6 +69,7 @@ export async function followPair(
       log: createLogger('silent'),
       report: (event) => void events.push(event),
       failpoints: createFailpoints(undefined),
+      onFence: async () => undefined,
     }),
   );
   const stop = new AbortController();

@@ -1,11 +1,13 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Selection } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { quoteTable } from '#src/core/table.ts';
+import { readRelations } from '#src/db/postgres/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { findShadow, identifySource } from '#src/shadow/clone/register.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
+import { readSequenceNames } from '#src/shadow/schema/sequences.ts';
 import type { MomentChoice } from '#src/shadow/verify/moment.ts';
 import { type Repair, repairShadow } from '#src/shadow/verify/repair.ts';
 import { type Verdict, verifyShadow, type VerifyOptions } from '#src/shadow/verify/verify.ts';
@@ -55,12 +57,14 @@ async function chooseComparison(
   const shadow = await chooseShadow({ source, target }, settings.selection);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
   const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
+  const { tables, partitioned } = await readRelations(source, selection);
+  const owners = new Set([...tables, ...partitioned].map(quoteTable));
   return {
     ...deps,
     source: settings.source,
     target: settings.target,
-    tables: await readTables(source, selection),
-    sequences: [],
+    tables,
+    sequences: await readSequenceNames(source, owners),
     shadowId: shadow?.shadowId,
     moment: await chooseMoment(target, shadow, settings.sourceSnapshot),
     isFull: settings.isFull,

@@ -132,6 +132,7 @@ class Conversation {
   static async begin(options: FenceOptions): Promise<Conversation> {
     const { session, shadowId } = options;
     assert(/^[0-9a-f]{8}$/.test(shadowId), 'a shadow id is eight hex digits');
+    await refuseUnready(session, shadowId);
     const requestId = await session.transaction(async () => {
       const [row] = await session.query(
         `INSERT INTO understudy.request (shadow_id, kind, state, deadline)
@@ -231,6 +232,21 @@ class Conversation {
       { detail: { heldLsn: row?.['held_lsn'] ?? '', targetLsn: row?.['target_lsn'] ?? '' } },
     );
   }
+}
+
+const UNREADY = new Set(['preparing', 'copying', 'indexing', 'complete', 'stopped']);
+
+/** Nobody answers before the target is in order, so there is no use in waiting. */
+async function refuseUnready(session: Session, shadowId: string): Promise<void> {
+  const [shadow] = await session.query('SELECT phase FROM understudy.shadow WHERE shadow_id = $1', [
+    shadowId,
+  ]);
+  const phase = shadow?.['phase'] ?? '';
+  if (!UNREADY.has(phase)) return;
+  throw new OperatorError(
+    'FENCE_TIMEOUT',
+    `shadow ${shadowId} is ${phase}: nothing is followed yet`,
+  );
 }
 
 const OVER = new Set(['expired', 'failed', 'released']);

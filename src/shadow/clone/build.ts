@@ -128,6 +128,8 @@ class Run {
       shadow,
       epoch,
       spoolDirectory: shadow.spoolDirectory,
+      // A verification compares sequences, too.
+      onFence: async () => this.#syncSequences(),
     });
     await supervise(
       [

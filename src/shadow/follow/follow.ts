@@ -41,6 +41,8 @@ export type FollowDeps = {
   readonly log: Logger;
   readonly report: Report;
   readonly failpoints: Failpoints;
+  /** Called while the target stands at a fence, before anybody is told. */
+  readonly onFence: () => Promise<void>;
 };
 
 export type Follower = AsyncDisposable & {
@@ -117,8 +119,11 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     meter,
     spooling: spoolingTask(deps, { names, source, target, spool, receiver, meter, known }),
     applying: async (signal) => applyChanges({ ...deps, spool, gate, meter }, signal),
-    serving: async (signal) =>
-      serveRequests({ target: requests, shadowId: shadow.shadowId, gate, clock, nudge }, signal),
+    serving: async (signal) => {
+      const { shadowId } = shadow;
+      const { onFence } = deps;
+      await serveRequests({ target: requests, shadowId, gate, clock, nudge, onFence }, signal);
+    },
     [Symbol.asyncDispose]: async () => resources.disposeAsync(),
   };
 }

@@ -21,6 +21,8 @@ export type RequestsDeps = {
   readonly clock: Clock;
   /** Make the source's stream say something after this moment, so that a fence is known to be reached. */
   readonly nudge: () => Promise<void>;
+  /** What must be done for the target besides applying, before a fence counts as reached. */
+  readonly onFence: () => Promise<void>;
 };
 
 /** At the latest, requests are looked at this often: a NOTIFY may be lost with a connection. */
@@ -134,6 +136,7 @@ async function serve(
     const reached = gate.close({ kind: 'until', lsn: request.targetLsn });
     await deps.nudge();
     if ((await standing(deps, request, reached, signal)) !== undefined) {
+      await deps.onFence();
       await answer(deps, request, 'reached');
     }
   } else if (request.state === 'release') {

@@ -54,6 +54,17 @@ export async function syncSequences(options: {
   return behind.length;
 }
 
+/** The sequences that `syncSequences` brings along for these tables (quoted names). */
+export async function readSequenceNames(
+  source: Session,
+  tables: ReadonlySet<string>,
+): Promise<readonly TableName[]> {
+  const sequences = await readSequences(source);
+  return sequences
+    .filter(({ owner }) => owner === undefined || tables.has(owner))
+    .map(({ schema, name }) => ({ schema, name }));
+}
+
 function isBehind(mine: Position, { position: theirs, isAscending }: Sequence): boolean {
   if (mine.last === theirs.last) return theirs.isCalled && !mine.isCalled;
   return isAscending ? mine.last < theirs.last : mine.last > theirs.last;

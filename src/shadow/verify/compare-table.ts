@@ -1,5 +1,6 @@
 import { type Difference, type DifferenceList } from '#src/core/difference.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
+import { sqlstateOf } from '#src/db/postgres/server-error.ts';
 import type { Session } from '#src/db/postgres/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
@@ -8,10 +9,15 @@ import { changedColumns, compareRows, type RowDifference } from './compare-rows.
 import type { TableComparison } from './comparison.ts';
 import type { Pair } from './pair.ts';
 
-/** `undefined` when the table cannot be read as of the moment any more. */
+/** Who rewrites a table for longer than this has most likely taken its rows from the moment, too. */
+const LOCK_MS_MAX = 10_000;
+
 export type TableOutcome = ChunkOutcome & { readonly differences: number };
 
-/** Compare a table at the moment that the pair is in, chunks first, then the rows of those that differ. */
+/**
+ * Compare a table at the moment that the pair is in, chunks first, then the rows of those that differ.
+ * Undefined when the table cannot be read as of the moment any more.
+ */
 export async function compareTable(
   pair: Pair,
   comparison: TableComparison,
@@ -42,7 +48,7 @@ export async function compareTable(
  * behind the lock, and everybody else behind that.
  *
  * A rewrite that came between the snapshot and the lock may have taken the snapshot's rows away (trap 2);
- * then there is nothing to compare, and the result is undefined.
+ * then there is nothing to compare, and the result is undefined. So it is when the lock cannot be had.
  */
 export async function withLock<T>(
   pair: Pair,
@@ -62,7 +68,15 @@ export async function withLock<T>(
 }
 
 async function lock(session: Session, table: Table): Promise<boolean> {
-  await session.query(`LOCK TABLE ONLY ${quoteTable(table)} IN ACCESS SHARE MODE`);
+  try {
+    await session.query(
+      `SET LOCAL lock_timeout = ${LOCK_MS_MAX};
+       LOCK TABLE ONLY ${quoteTable(table)} IN ACCESS SHARE MODE`,
+    );
+  } catch (error) {
+    if (sqlstateOf(error) === '55P03') return false; // lock_not_available
+    throw error;
+  }
   const [row] = await session.query(
     `SELECT c.relfilenode = pg_relation_filenode(c.oid) AS is_there
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -104,7 +104,10 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
     }
     const mended = await repairTable(pair, wires, { ...table, chunks });
     if (mended === undefined) {
-      warn(options, `${nameOf(table.table)} was rewritten meanwhile and was not repaired`);
+      warn(
+        options,
+        `${nameOf(table.table)} was rewritten or locked meanwhile and was not repaired`,
+      );
       continue;
     }
     rows += mended;

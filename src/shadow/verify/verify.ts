@@ -202,7 +202,7 @@ class Verification {
         : await compareTable(pair, comparison, this.#found);
     this.#tablesVerified += 1;
     if (outcome === undefined) {
-      this.#unverified.push(`${nameOf(table)} (rewritten meanwhile)`);
+      this.#unverified.push(`${nameOf(table)} (rewritten or locked meanwhile)`);
       return undefined;
     }
     const read = chunks?.length ?? outcome.same.length + outcome.different.length;
