@@ -1,8 +1,11 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
 
+import { runCommandLine } from '#src/cli/command-line.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
+import { systemClock } from '#src/lib/clock.ts';
 
 const MAIN = join(import.meta.dirname, '../src/main.ts');
 
@@ -71,6 +74,16 @@ export async function runCommand(
   env: Readonly<Record<string, string>> = {},
 ): Promise<Ended> {
   return startCommand(args, env).ended;
+}
+
+/** The same without a process of its own: quick, for what is decided before anything is started. */
+export async function runInProcess(args: readonly string[]): Promise<Ended> {
+  const [stdout, stderr] = [new PassThrough(), new PassThrough()];
+  const code = await runCommandLine(
+    { env: {}, stdout, stderr, clock: systemClock, signal: new AbortController().signal },
+    args,
+  );
+  return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') };
 }
 
 /** Every line of a --json output. */

@@ -1,6 +1,7 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { EXIT_CODES } from '#src/lib/errors.ts';
+import type { Lsn } from '#src/core/lsn.ts';
+import { EXIT_CODES, OperatorError } from '#src/lib/errors.ts';
 
 import { cloneShadow } from './clone-shadow.ts';
 import { commandDeps } from './command-deps.ts';
@@ -15,6 +16,24 @@ import { verifyDatabases } from './verify-shadow.ts';
 const EXAMPLE = `
 Example:
   $ understudy clone --source postgres://me@production/shop --target postgres://me@shadow/shop --follow --verify`;
+
+/** What would otherwise be ignored without a word. */
+function refuseContradictions(options: {
+  readonly follow?: true;
+  readonly verify?: true;
+  readonly untilLsn?: Lsn;
+}): void {
+  if (options.untilLsn === undefined) return;
+  if (options.follow !== true) {
+    throw new OperatorError('CONFIG_INVALID', '--until-lsn needs --follow');
+  }
+  if (options.verify === true) {
+    throw new OperatorError(
+      'CONFIG_INVALID',
+      '--verify and --until-lsn exclude each other: a follower that has ended keeps no fence',
+    );
+  }
+}
 
 /** `clone`: copy, and with --follow keep in step. Run again after any end, it resumes. */
 export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
@@ -38,6 +57,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.logLevel)
     .addHelpText('after', EXAMPLE)
     .action(async (options) => {
+      refuseContradictions(options);
       const exitCode = await runCommand(
         shell,
         {
@@ -55,7 +75,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             jobs: options.jobs,
           };
           let differences = 0;
-          await cloneShadow(deps, {
+          const cloning = cloneShadow(deps, {
             ...settings,
             isFollowed: options.follow === true,
             spoolDirectory: options.spool,
@@ -75,6 +95,12 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
               differences += verdict.differences;
             },
           });
+          try {
+            await cloning;
+          } catch (error) {
+            // Whoever stops a shadow that was found to differ should hear that, not that it was stopped.
+            if (differences === 0 || !run.signal.aborted) throw error;
+          }
           return differences === 0 ? EXIT_CODES.ok : EXIT_CODES.different;
         },
       );

@@ -20,6 +20,9 @@ A first shadow:
   $ understudy check --source postgres://me@production/shop --target postgres://me@shadow/shop
   $ understudy clone --source postgres://me@production/shop --target postgres://me@shadow/shop --follow`;
 
+/** Where no terminal says how wide it is. */
+const HELP_COLUMNS = 80;
+
 /** Run the command that `argv` (without node and script) asks for; its exit code. Never throws. */
 export async function runCommandLine(shell: Shell, argv: readonly string[]): Promise<number> {
   let exitCode = 0;
@@ -67,6 +70,8 @@ function createProgram(shell: Shell, finish: (exitCode: number) => void): Comman
     .configureOutput({
       writeOut: (text) => shell.stdout.write(text),
       writeErr: (text) => shell.stderr.write(text),
+      getOutHelpWidth: () => shell.stdout.columns ?? HELP_COLUMNS,
+      getErrHelpWidth: () => shell.stderr.columns ?? HELP_COLUMNS,
       // Printed once, by failWith, with our code and hint.
       outputError: () => undefined,
     })
