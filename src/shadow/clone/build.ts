@@ -216,6 +216,10 @@ class Run {
       ...(snapshot === undefined ? {} : { snapshot }),
     });
     const script = parseSchemaScript(dump, { populated });
+    for (const { kind, object, reason } of script.skipped) {
+      const message = `${kind.toLowerCase()} ${object} is not carried over: ${reason}`;
+      this.#deps.report({ type: 'notice', level: 'info', message });
+    }
     await using restoring = await openSession(target, {
       applicationName: `understudy ${shadowId} schema`,
     });

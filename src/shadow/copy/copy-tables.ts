@@ -208,6 +208,7 @@ async function readSizes(
     // The sizes wait for whoever holds a table exclusively.
     const abort = (): void => void source[Symbol.asyncDispose]();
     deps.signal.addEventListener('abort', abort, { once: true });
+    if (deps.signal.aborted) abort();
     try {
       return await source.query(SIZES_SQL, [tables.map((table) => String(table.oid))]);
     } finally {

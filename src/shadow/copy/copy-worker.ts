@@ -36,6 +36,8 @@ export function createCopyWorker(deps: WorkerDeps): CopyWorker {
     const current = (pair ??= await openPair(deps));
     const abort = (): void => destroyPair(current);
     deps.signal.addEventListener('abort', abort, { once: true });
+    // It may have happened while the pair was opened.
+    if (deps.signal.aborted) abort();
     try {
       const counts = await copyPart(current, { ...job, advance: progress.advance });
       progress.commit(counts.rows, counts.bytes);

@@ -412,6 +412,8 @@ export class ApplyLoop {
     // It may have changed while the last commit was under way.
     if (gate.isClosedNow && this.#transaction === undefined) return undefined;
     signal.addEventListener('abort', stop, { once: true });
+    // An abort before that was missed by the listener.
+    if (signal.aborted) stop();
     if (this.#group.end !== undefined && this.#transaction === undefined) {
       clock.sleep(EMPTY_COMMIT_MS, wake.signal).then(stop, () => undefined);
     }
@@ -438,6 +440,7 @@ export class ApplyLoop {
       const stop = (): void => changed.reject(signal.reason);
       using _ = gate.onChange(changed.resolve);
       signal.addEventListener('abort', stop, { once: true });
+      if (signal.aborted) stop();
       gate.stand(this.#applied);
       await changed.promise.finally(() => signal.removeEventListener('abort', stop));
     }

@@ -94,6 +94,9 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     );
   }
 
+  // A new spool begins at the slot's creation; confirming that would move the slot backwards.
+  spool.writer.advance(known);
+
   const gate = new ApplyGate();
   const meter = new LagMeter(applied);
   const receiver = new Receiver(
