@@ -59,14 +59,16 @@ async function chooseComparison(
   const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
   const { tables, partitioned } = await readRelations(source, selection);
   const owners = new Set([...tables, ...partitioned].map(quoteTable));
+  const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
   return {
     ...deps,
     source: settings.source,
     target: settings.target,
     tables,
-    sequences: await readSequenceNames(source, owners),
+    // Sequences know no snapshots: beside one they are merely further on (trap 27).
+    sequences: moment.kind === 'snapshot' ? [] : await readSequenceNames(source, owners),
     shadowId: shadow?.shadowId,
-    moment: await chooseMoment(target, shadow, settings.sourceSnapshot),
+    moment,
     isFull: settings.isFull,
     jobs: settings.jobs,
   };

@@ -76,7 +76,7 @@ test('a follower shows the ladder, the budget and the verdict', () => {
 test('differences and what could not be compared are named', () => {
   const verified = { ...EXAMPLE_EVENTS.verified, differences: 2, unverified: ['shop.big.lo'] };
   const picture = draw([[0, verified]]);
-  expect(picture).toContain('✘ 2 rows differ');
+  expect(picture).toContain('✘ 2 differences');
   expect(picture).toContain('not verified: shop.big.lo');
 });
 

@@ -144,7 +144,7 @@ function verifyLines(view: View): Line[] {
     const isClean = verified.differences === 0;
     const verdict = isClean
       ? '✔ both sides are the same'
-      : `✘ ${formatPlural(verified.differences, 'row')} differ`;
+      : `✘ ${formatPlural(verified.differences, 'difference')}`;
     lines.push(
       [
         label('verified'),

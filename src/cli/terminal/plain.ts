@@ -99,7 +99,7 @@ function verifiedText(event: Extract<CliEvent, { type: 'verified' }>): string {
   const verdict =
     event.differences === 0
       ? 'both sides are the same'
-      : `${formatPlural(event.differences, 'row')} differ`;
+      : formatPlural(event.differences, 'difference');
   const at = event.lsn === undefined ? '' : ` at ${event.lsn}`;
   const missing =
     event.unverified.length === 0 ? '' : `; not verified: ${event.unverified.join(', ')}`;
