@@ -57,7 +57,7 @@ async function chooseComparison(
   const shadow = await chooseShadow({ source, target }, settings.selection);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
   const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
-  const { tables, partitioned } = await readRelations(source, selection);
+  const { tables, partitioned, unsupported } = await readRelations(source, selection);
   const owners = new Set([...tables, ...partitioned].map(quoteTable));
   const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
   return {
@@ -67,6 +67,7 @@ async function chooseComparison(
     tables,
     // Sequences know no snapshots: beside one they are merely further on (trap 27).
     sequences: moment.kind === 'snapshot' ? [] : await readSequenceNames(source, owners),
+    leftOut: unsupported.map(({ schema, name, reason }) => `${schema}.${name} (${reason})`),
     shadowId: shadow?.shadowId,
     moment,
     isFull: settings.isFull,

@@ -18,6 +18,7 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   statement_timeout: '0',
   lock_timeout: '0',
   idle_in_transaction_session_timeout: '0',
+  idle_session_timeout: '0',
   // A vanished client must give its locks and its lease back within half a minute.
   tcp_keepalives_idle: '10',
   tcp_keepalives_interval: '5',

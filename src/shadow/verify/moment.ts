@@ -67,16 +67,21 @@ export async function enterMoment(options: {
 
 /** Begin a transaction in every session, all on the given snapshot or on one that is taken now. */
 async function enter(sessions: readonly Session[], snapshot: string | undefined): Promise<void> {
-  let exported = snapshot;
-  for (const session of sessions) {
-    await session.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
-    if (exported === undefined) {
-      const [row] = await session.query('SELECT pg_export_snapshot() AS snapshot');
-      exported = row?.['snapshot'] ?? '';
-    } else {
-      await session.query(`SET TRANSACTION SNAPSHOT ${quoteLiteral(exported)}`);
-    }
+  const begin = 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY';
+  const [first, ...others] = sessions;
+  const importing = snapshot === undefined ? others : sessions;
+  let exported = snapshot ?? '';
+  if (snapshot === undefined && first !== undefined) {
+    await first.query(begin);
+    const [row] = await first.query('SELECT pg_export_snapshot() AS snapshot');
+    exported = row?.['snapshot'] ?? '';
   }
+  await Promise.all(
+    importing.map(async (session) => {
+      await session.query(begin);
+      await session.query(`SET TRANSACTION SNAPSHOT ${quoteLiteral(exported)}`);
+    }),
+  );
 }
 
 /** End every transaction. */

@@ -20,6 +20,7 @@ async function optionsFor(
     target: pair.target.endpoint,
     tables: await readTables(pair.source.session, EVERYTHING),
     sequences: [],
+    leftOut: [],
     shadowId,
     moment: { kind: 'fence', shadowId, timeoutMs: 20_000 },
     isFull: false,

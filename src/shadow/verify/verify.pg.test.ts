@@ -17,6 +17,7 @@ async function optionsNow(source: TestDatabase, target: TestDatabase): Promise<V
     target: target.endpoint,
     tables: await readTables(source.session, EVERYTHING),
     sequences: [],
+    leftOut: [],
     shadowId: undefined,
     moment: { kind: 'now' },
     isFull: false,

@@ -36,6 +36,8 @@ export type VerifyOptions = {
   /** As the source has them. */
   readonly tables: readonly Table[];
   readonly sequences: readonly TableName[];
+  /** Of the selection, what is known beforehand not to be compared; it goes into the verdict. */
+  readonly leftOut: readonly string[];
   /** Whose ledger is used; undefined to compare without one. */
   readonly shadowId: string | undefined;
   readonly moment: MomentChoice;
@@ -95,6 +97,7 @@ class Verification {
   #rows = 0n;
   #chunksRead = 0;
   #chunks = 0;
+  #tables = 0;
   #tablesVerified = 0;
 
   constructor(options: VerifyOptions, pairs: readonly Pair[], control: Session) {
@@ -113,7 +116,7 @@ class Verification {
     });
     this.#stopped = prepared.stopped;
     for (const difference of prepared.differences) this.#found.add(difference);
-    this.#unverified.push(...prepared.unverified);
+    this.#unverified.push(...this.#options.leftOut, ...prepared.unverified);
     let sequences: readonly SequenceValue[] = [];
     const moment = await enterMoment({
       choice: this.#options.moment,
@@ -134,6 +137,7 @@ class Verification {
     await fence?.release();
     const marks = shadowId === undefined ? NO_MARKS : await readMarks(this.#pair.target, shadowId);
     const work = await this.#choose(prepared.tables, moment, marks);
+    this.#tables = work.length;
     const scope = work.some(({ chunks }) => chunks !== undefined) ? 'incremental' : 'full';
     const verificationId =
       shadowId === undefined ? undefined : await startVerification(this.#control, shadowId, scope);
@@ -214,7 +218,7 @@ class Verification {
       type: 'verifyProgress',
       table: { schema: table.schema, name: table.name },
       tablesVerified: this.#tablesVerified,
-      tables: this.#options.tables.length,
+      tables: this.#tables,
       rows: Number(this.#rows),
     });
     return outcome;
