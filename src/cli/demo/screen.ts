@@ -9,6 +9,9 @@ import { OperatorError } from '#src/lib/errors.ts';
 
 import type { Stage } from './stage.ts';
 
+/** As it is typed where this runs: in a clone, or where the package is installed. */
+const COMMAND = import.meta.url.endsWith('.ts') ? 'bin/understudy' : 'understudy';
+
 /** What the demo says before it begins: what there is, and how to look at it oneself. */
 export function openingLines(stage: Stage, shop: { tables: number; rows: number }): string[] {
   const { production, shadow } = stage;
@@ -18,8 +21,8 @@ export function openingLines(stage: Stage, shop: { tables: number; rows: number 
     '',
     `  SOURCE=${production.url}`,
     `  TARGET=${shadow.url}`,
-    '  bin/understudy status --target $TARGET',
-    '  bin/understudy verify --source $SOURCE --target $TARGET',
+    `  ${COMMAND} status --target $TARGET`,
+    `  ${COMMAND} verify --source $SOURCE --target $TARGET`,
     '',
   ];
 }
@@ -64,9 +67,9 @@ export function finalLines(summary: Summary): string[] {
     '',
     '  SOURCE=postgres://user@production.example.com/db',
     '  TARGET=postgres://user@shadow.example.com/db',
-    '  bin/understudy check  --source $SOURCE --target $TARGET',
-    '  bin/understudy clone  --source $SOURCE --target $TARGET --follow',
-    '  bin/understudy verify --source $SOURCE --target $TARGET',
+    `  ${COMMAND} check  --source $SOURCE --target $TARGET`,
+    `  ${COMMAND} clone  --source $SOURCE --target $TARGET --follow`,
+    `  ${COMMAND} verify --source $SOURCE --target $TARGET`,
     '',
   ];
 }
