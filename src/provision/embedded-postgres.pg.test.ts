@@ -46,7 +46,9 @@ async function spawnOwner(): Promise<{
       '--input-type=module-typescript',
       '--eval',
       `import { startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
+       import { mkdirSync } from 'node:fs';
        const server = await startEmbeddedPostgres(${JSON.stringify(options)});
+       mkdirSync(server.directory + '/ours/alone', { recursive: true, mode: 0o700 });
        console.log(JSON.stringify({ processId: server.processId, directory: server.directory }));`,
     ],
     { cwd: join(import.meta.dirname, '../..'), stdio: ['ignore', 'pipe', 'inherit'] },

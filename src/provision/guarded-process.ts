@@ -8,19 +8,18 @@ import { assert } from '#src/lib/assert.ts';
 import { SERVER_ENVIRONMENT } from './data-folder.ts';
 import type { Account } from './server-account.ts';
 
-/**
+/*
  * A server that cannot outlive this process, however that dies.
  *
  * A small shell stands between: it starts the server, tells its process id, and waits for it. A second
  * one beside it reads a pipe that only we hold. When the pipe ends without a word, we are gone (kill -9
- * included), and it stops the server and removes its folder. Where util-linux's setpriv exists, the
- * kernel also stops the server should the shell itself be killed. Both are in a session of their own,
- * so Ctrl-C reaches only us and the order of stopping stays ours.
+ * included), and it stops the server. Where util-linux's setpriv exists, the kernel also stops the
+ * server should the shell itself be killed. All are in sessions of their own, so Ctrl-C reaches only us
+ * and the order of stopping stays ours.
  *
  * SIGINT is sent again and again: a server ignores it until it has installed its handlers.
  */
-const SCRIPT = `
-remove=$1; shift
+const SERVER_SCRIPT = `
 if setpriv --pdeathsig INT true 2>/dev/null; then set -- setpriv --pdeathsig INT "$@"; fi
 "$@" </dev/null >/dev/null 3<&- &
 server=$!
@@ -34,10 +33,20 @@ echo "$server"
     sleep 0.1
   done
   kill -KILL "$server"
-  [ -z "$remove" ] || rm -rf "$remove"
 ) <&3 >/dev/null 2>&1 &
 exec 3<&-
 wait "$server"
+`;
+
+/**
+ * Removes the folder once we and the server are gone. It runs as ourselves: the server's account could
+ * not remove what we have put there. Processes of ours may be writing to it until they notice, too.
+ */
+const FOLDER_SCRIPT = `
+read -r word && exit
+left=200
+while [ "$left" -gt 0 ] && kill -0 "$1"; do left=$((left - 1)); sleep 0.1; done
+for try in 1 2 3 4 5; do rm -rf "$2" && exit; sleep 1; done
 `;
 
 export type GuardedProcess = {
@@ -56,30 +65,41 @@ export async function spawnGuarded(options: {
   readonly account: Account | undefined;
   readonly removeAfterDeath: string | undefined;
 }): Promise<GuardedProcess> {
-  const shell = spawn(
-    '/bin/sh',
-    ['-c', SCRIPT, 'sh', options.removeAfterDeath ?? '', options.program, ...options.args],
-    {
-      cwd: options.directory,
-      env: SERVER_ENVIRONMENT,
-      detached: true,
-      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-      ...options.account,
-    },
-  );
+  const shell = spawn('/bin/sh', ['-c', SERVER_SCRIPT, 'sh', options.program, ...options.args], {
+    cwd: options.directory,
+    env: SERVER_ENVIRONMENT,
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+    ...options.account,
+  });
   const { stdout, stderr } = shell;
   const lifeline = shell.stdio[3];
   assert(stdout && stderr && lifeline instanceof Writable, 'a guarded process has its pipes');
+  const lifelines: Writable[] = [lifeline];
   let isOver = false;
   const exited = (async () => {
     await once(shell, 'exit');
     isOver = true;
-    // The guard beside the server hears that all is well, and goes.
-    lifeline.on('error', () => undefined).end('released\n');
+    // The guards hear that all is well, and go.
+    for (const line of lifelines) line.on('error', () => undefined).end('released\n');
   })();
   const [line] = await Promise.race([
     once(createInterface({ input: stdout }), 'line'),
     exited.then(() => ['0']),
   ]);
-  return { processId: Number(line), stderr, exited, hasExited: () => isOver };
+  const processId = Number(line);
+  if (options.removeAfterDeath !== undefined && !isOver) {
+    lifelines.push(guardFolder(options.removeAfterDeath, processId));
+  }
+  return { processId, stderr, exited, hasExited: () => isOver };
+}
+
+function guardFolder(folder: string, processId: number): Writable {
+  const guard = spawn('/bin/sh', ['-c', FOLDER_SCRIPT, 'sh', String(processId), folder], {
+    cwd: '/',
+    env: SERVER_ENVIRONMENT,
+    detached: true,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  return guard.stdin;
 }
