@@ -34,6 +34,9 @@ test('the width follows from the keys, so that a chunk holds 20,000 to 40,000 ro
   expect(rangeWidth({ low: 0n, high: 0n, rows: 0n })).toBe(32_768n);
   expect(rangeWidth({ low: 2n ** 61n, high: 2n ** 61n + 2n ** 40n, rows: 2n })).toBe(2n ** 54n);
   expect(rangeWidth({ low: -(2n ** 63n), high: 2n ** 63n - 1n, rows: 50_000n })).toBe(2n ** 62n);
+  const middle = { low: 10_000n, high: 990_000n };
+  expect(rangeWidth({ low: 1n, high: 2n ** 62n, rows: 1_000_000n, middle })).toBe(32_768n);
+  expect(rangeWidth({ low: 1n, high: 2n ** 62n, rows: 9_000_000n, middle })).toBe(2n ** 46n);
   expect(hashChunks(0n)).toBe(1n);
   expect(hashChunks(1_000_000n)).toBe(64n);
 });

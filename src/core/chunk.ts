@@ -103,16 +103,27 @@ const CHUNK_ROWS = 20_000n;
 const HASH_CHUNKS_MAX = 65_536n;
 const RANGE_WIDTH_MAX = 2n ** 62n;
 
-/** The width under `range` for keys between `low` and `high`, so that a chunk holds about CHUNK_ROWS. */
-export function rangeWidth(keys: {
+/** What is known of the keys of a table under `range`. */
+export type KeySpread = {
   readonly low: bigint;
   readonly high: bigint;
   readonly rows: bigint;
-}): bigint {
-  const span = keys.high - keys.low + 1n;
+  /** Between which keys nearly all rows are, if that is known: one stray key must not widen every chunk. */
+  readonly middle?: { readonly low: bigint; readonly high: bigint } | undefined;
+};
+
+/** Chunks that keys outside of the middle may make, each with a row or two; of a table of fewer rows, all. */
+const STRAY_CHUNKS_MAX = 65_536n;
+const STRAY_ROWS = 5_000_000n;
+
+/** The width under `range`, so that a chunk holds about CHUNK_ROWS. */
+export function rangeWidth({ low, high, rows, middle = { low, high } }: KeySpread): bigint {
   // How sparse the keys are decides, not how many there are: a small table will grow as it has so far.
-  const wanted = keys.rows <= 0n ? CHUNK_ROWS : (span * CHUNK_ROWS) / keys.rows;
-  return powerOfTwo(wanted > CHUNK_ROWS ? wanted : CHUNK_ROWS, RANGE_WIDTH_MAX);
+  const wanted = rows <= 0n ? CHUNK_ROWS : ((middle.high - middle.low + 1n) * CHUNK_ROWS) / rows;
+  const least = (high - low + 1n) / (STRAY_CHUNKS_MAX + (4n * rows) / CHUNK_ROWS);
+  // A few stray keys are harmless however far they are; of a very large table they are not a few.
+  const width = rows > STRAY_ROWS && least > wanted ? least : wanted;
+  return powerOfTwo(width > CHUNK_ROWS ? width : CHUNK_ROWS, RANGE_WIDTH_MAX);
 }
 
 /** The number of chunks under `hash`. */

@@ -92,7 +92,18 @@ async function rangeChunking(source: Session, table: Table, column: string): Pro
   const [keys] = await source.query(
     `SELECT min(${name}) AS low, max(${name}) AS high FROM ${quoteTable(table)}`,
   );
+  const [stats] = await source.query(
+    `SELECT bounds[2] AS low, bounds[array_length(bounds, 1) - 1] AS high
+       FROM (SELECT histogram_bounds::text::int8[] AS bounds FROM pg_stats
+              WHERE schemaname = $1 AND tablename = $2 AND attname = $3 AND NOT inherited) AS s
+      WHERE array_length(bounds, 1) > 50`,
+    [table.schema, table.name, column],
+  );
   const width = rangeWidth({
+    middle:
+      stats === undefined
+        ? undefined
+        : { low: BigInt(stats['low'] ?? '0'), high: BigInt(stats['high'] ?? '0') },
     low: BigInt(keys?.['low'] ?? '0'),
     high: BigInt(keys?.['high'] ?? '0'),
     rows: rowsOf(table),
