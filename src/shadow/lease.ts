@@ -10,7 +10,7 @@ import { OperatorError } from '#src/lib/errors.ts';
  */
 const LOCK_CLASS = 0x75_6e_64_73; // "unds"
 
-/** Throws LEASE_HELD while another session is the runner. Returns the epoch of this one. */
+/** Throws LEASE_HELD, with its epoch in `detail`, while another session is the runner. Returns the epoch of this one. */
 export async function takeLease(
   target: Session,
   shadowId: string,
@@ -21,12 +21,14 @@ export async function takeLease(
     [LOCK_CLASS, shadowId],
   );
   if (lock?.['taken'] !== 't') {
-    const [row] = await target.query('SELECT holder FROM understudy.lease WHERE shadow_id = $1', [
-      shadowId,
-    ]);
+    const [row] = await target.query(
+      'SELECT holder, epoch FROM understudy.lease WHERE shadow_id = $1',
+      [shadowId],
+    );
     throw new OperatorError(
       'LEASE_HELD',
       `shadow ${shadowId} is run by ${row?.['holder'] ?? 'another process'}`,
+      { detail: { epoch: row?.['epoch'] ?? '0' } },
     );
   }
   const [row] = await target.query(

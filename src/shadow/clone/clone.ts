@@ -5,7 +5,7 @@ import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
 import { takeLease } from '#src/shadow/lease.ts';
-import { type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
+import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
 
 import { buildShadow } from './build.ts';
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
@@ -22,7 +22,7 @@ import { registerShadow } from './register.ts';
  */
 export async function clone(deps: CloneDeps, options: CloneOptions): Promise<void> {
   const { shadow, tables } = await begin(options);
-  const state = { isInStep: false };
+  const state: CloneState = { isInStep: false, epoch: undefined };
   let brokenAtMs: number | undefined;
   for (;;) {
     try {
@@ -72,13 +72,20 @@ async function begin(options: CloneOptions) {
   return { shadow, tables: relations };
 }
 
+/** What one attempt leaves to the next. */
+type CloneState = {
+  isInStep: boolean;
+  /** Of the newest lease that this process held. */
+  epoch: bigint | undefined;
+};
+
 async function attempt(
   deps: CloneDeps,
   options: CloneOptions,
   known: {
     readonly shadow: ShadowRecord;
     readonly tables: Awaited<ReturnType<typeof readRelations>>;
-    readonly state: { isInStep: boolean };
+    readonly state: CloneState;
   },
 ): Promise<void> {
   const { shadowId } = known.shadow;
@@ -86,8 +93,26 @@ async function attempt(
     applicationName: `understudy ${shadowId} control`,
   });
   const holder = `process ${process.pid} on ${hostname()}`;
-  const epoch = await takeLeaseSoon(control, shadowId, holder, deps);
-  await buildShadow(deps, options, { ...known, control, epoch });
+  const { state } = known;
+  const epoch = await takeLeaseSoon(control, shadowId, holder, deps).catch((error: unknown) => {
+    throw whoseLease(error, state.epoch);
+  });
+  state.epoch = epoch;
+  // Only now: an earlier attempt, or another runner until this moment, has gone on with it.
+  const shadow = (await readShadows(control)).find((one) => one.shadowId === shadowId);
+  if (shadow === undefined) {
+    throw new OperatorError('SHADOW_MISSING', `shadow ${shadowId} was dropped`);
+  }
+  await buildShadow(deps, options, { ...known, shadow, control, epoch });
+}
+
+/** The lease that we lost is held by our own connection that the server has not given up, or by a new runner. */
+function whoseLease(error: unknown, mine: bigint | undefined): unknown {
+  if (mine === undefined || !(error instanceof OperatorError) || error.code !== 'LEASE_HELD') {
+    return error;
+  }
+  const isTaken = BigInt(error.detail['epoch'] ?? 0) > mine;
+  return isTaken ? new OperatorError('LEASE_LOST', error.message, { cause: error }) : error;
 }
 
 /** The session of a runner that was just killed ends a moment later. */
