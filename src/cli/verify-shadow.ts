@@ -12,6 +12,7 @@ import type { MomentChoice } from '#src/shadow/verify/moment.ts';
 import { type Repair, repairShadow } from '#src/shadow/verify/repair.ts';
 import { type Verdict, verifyShadow, type VerifyOptions } from '#src/shadow/verify/verify.ts';
 
+import { cloneShadow } from './clone-shadow.ts';
 import type { CommandDeps } from './command-deps.ts';
 
 export type VerifySettings = {
@@ -45,6 +46,64 @@ export async function repairDatabases(
   settings: VerifySettings,
 ): Promise<Repair> {
   return repairShadow(await chooseComparison(deps, settings));
+}
+
+/**
+ * Do `work` while the shadow is followed: by the process that follows it already, else by this one for
+ * as long as it takes. Databases without a followed shadow are worked on as they are.
+ *
+ * Throws FOLLOWER_MISSING for a shadow whose clone is not complete, and what following throws.
+ */
+export async function whileFollowed<T>(
+  deps: CommandDeps,
+  settings: VerifySettings,
+  work: (deps: CommandDeps) => Promise<T>,
+): Promise<T> {
+  const shadow = await findIdleShadow(settings);
+  if (shadow === undefined) return work(deps);
+  const done = new AbortController();
+  const signal = AbortSignal.any([deps.signal, done.signal]);
+  let outcome: { readonly value: T } | undefined;
+  try {
+    await cloneShadow(
+      { ...deps, signal },
+      {
+        ...settings,
+        selection: shadow.selection,
+        isFollowed: true,
+        spoolDirectory: undefined,
+        sourceWalBytesMax: shadow.sourceWalBytesMax,
+        untilLsn: undefined,
+        onInStep: async () => {
+          outcome = { value: await work({ ...deps, signal }) };
+          done.abort();
+        },
+      },
+    );
+  } catch (error) {
+    if (outcome === undefined) throw error;
+  }
+  if (outcome !== undefined) return outcome.value;
+  throw followerMissing(shadow, 'it was told to end');
+}
+
+/** The shadow that is to be compared, if it should be followed and nobody does. */
+async function findIdleShadow(settings: VerifySettings): Promise<ShadowRecord | undefined> {
+  const applicationName = 'understudy verify';
+  await using source = await openSession(settings.source, { applicationName });
+  await using target = await openSession(settings.target, { applicationName });
+  const shadow = await chooseShadow({ source, target }, settings.selection);
+  if (shadow === undefined || !shadow.isFollowed) return undefined;
+  if (await isLeaseHeld(target, shadow.shadowId)) return undefined;
+  if (shadow.phase === 'catching up' || shadow.phase === 'following') return shadow;
+  throw followerMissing(shadow, `it is in phase ${shadow.phase}`);
+}
+
+function followerMissing(shadow: ShadowRecord, why: string): OperatorError {
+  return new OperatorError(
+    'FOLLOWER_MISSING',
+    `no process follows shadow ${shadow.shadowId}, and ${why}`,
+  );
 }
 
 async function chooseComparison(
@@ -109,8 +168,5 @@ async function chooseMoment(
   if (await isLeaseHeld(target, shadow.shadowId)) {
     return { kind: 'fence', shadowId: shadow.shadowId, timeoutMs: FENCE_MS };
   }
-  throw new OperatorError(
-    'FOLLOWER_MISSING',
-    `no process follows shadow ${shadow.shadowId}, so the two sides have no position in common`,
-  );
+  throw followerMissing(shadow, 'the two sides have no position in common');
 }

@@ -9,7 +9,7 @@ import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
 import { printDifferences } from './terminal/differences.ts';
 import { formatPlural } from './terminal/format.ts';
-import { repairDatabases, verifyDatabases } from './verify-shadow.ts';
+import { repairDatabases, verifyDatabases, whileFollowed } from './verify-shadow.ts';
 
 const EXAMPLE = `
 Example:
@@ -54,13 +54,17 @@ export function verifyCommand(shell: Shell, finish: (exitCode: number) => void) 
           isFull: options.full === true,
         };
         if (options.repair !== true) {
-          const verdict = await verifyDatabases(deps, settings);
+          const verdict = await whileFollowed(deps, settings, async (followed) =>
+            verifyDatabases(followed, settings),
+          );
           run.screen.end();
           printDifferences(run.screen, verdict);
           return exitCodeOf(verdict);
         }
         // What differed is shown; what is left after the repair decides.
-        const { found, rows, after } = await repairDatabases(deps, settings);
+        const { found, rows, after } = await whileFollowed(deps, settings, async (followed) =>
+          repairDatabases(followed, settings),
+        );
         run.screen.end();
         printDifferences(run.screen, found);
         const left = after.differences;

@@ -10,7 +10,7 @@ import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import { identifySource } from '#src/shadow/clone/register.ts';
-import { keeperApplicationName } from '#src/shadow/copy/hold-snapshot.ts';
+import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { requestChannel } from '#src/shadow/follow/requests.ts';
 import { isLeaseHeld, takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
@@ -112,12 +112,7 @@ async function dropOnSource(
   removed: string[],
 ): Promise<void> {
   const { shadowId, slotName, publicationName } = shadow;
-  const ended = await source.query(
-    `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-      WHERE application_name = $1 AND datname = current_database()`,
-    [keeperApplicationName(shadowId)],
-  );
-  if (ended.length > 0) removed.push('the keepers of its snapshot');
+  if ((await endAllKeepers(source, shadowId)) > 0) removed.push('the keepers of its snapshot');
   if (slotName !== undefined && (await dropSlot(source, slotName, SLOT_DEADLINE_MS))) {
     removed.push(`slot ${slotName}`);
   }

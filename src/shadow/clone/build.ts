@@ -1,7 +1,7 @@
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Phase } from '#src/core/progress.ts';
 import { parseSchemaScript, type Stage } from '#src/core/schema-script.ts';
-import { copiedColumns, quoteTable, type Table } from '#src/core/table.ts';
+import { quoteTable, type Table } from '#src/core/table.ts';
 import type { SelectedRelations } from '#src/db/postgres/catalog.ts';
 import { dumpSchema } from '#src/db/postgres/schema-dump.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
@@ -15,6 +15,7 @@ import {
   holdGeneration,
   type TakenSnapshot,
 } from '#src/shadow/copy/generations.ts';
+import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
 import { initProgress } from '#src/shadow/lease.ts';
@@ -37,8 +38,9 @@ import { syncSequences } from '#src/shadow/schema/sequences.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
 
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
+import { isCopied, readDataset } from './dataset.ts';
 import { takePlainSnapshot, takeSlot, takeSlotSnapshot } from './take-snapshot.ts';
-import { watchSchema } from './watch-schema.ts';
+import { createSchemaWatch } from './watch-schema.ts';
 
 /**
  * One attempt at a shadow, by the runner that holds its lease. Whatever the ledger says is done is
@@ -50,7 +52,15 @@ export type Build = {
   /** Holds the lease; for short statements of one part at a time. */
   readonly control: Session;
   readonly epoch: bigint;
-  readonly state: { isInStep: boolean };
+  readonly state: CloneState;
+};
+
+/** What one attempt of a run leaves to the next. */
+export type CloneState = {
+  isInStep: boolean;
+  wasInStep: boolean;
+  /** Of the newest lease that this process held. */
+  epoch: bigint | undefined;
 };
 
 /** What brings rows into tables and makes changes applicable: needs no row to be right. */
@@ -60,7 +70,9 @@ const ROW_STAGES: readonly Stage[] = ['foreign-key', 'validate', 'trigger', 'ref
 
 const SCHEMA_TIMEOUT_MS = 10 * 60_000;
 const DROP_DEADLINE_MS = 10_000;
-const SEQUENCES_EVERY_MS = 10_000;
+const NUDGE_MS = 1_000;
+const WATCH_MS = 10_000;
+const SCHEMA_EVERY_ROUNDS = 3;
 const IN_STEP_POLL_MS = 50;
 
 export async function buildShadow(
@@ -115,7 +127,7 @@ class Run {
 
   /** Copy while the changes are spooled; then apply them, for ever. */
   async followed(): Promise<void> {
-    await this.#enter(this.#shadow.consistentLsn === undefined ? 'preparing' : 'copying');
+    if (this.#shadow.consistentLsn === undefined) await this.#enter('preparing');
     await using held = new AsyncDisposableStack();
     const snapshot = await this.#prepareSource();
     if (snapshot !== undefined) held.defer(async () => snapshot.leave());
@@ -247,6 +259,12 @@ class Run {
     const { control } = this.#build;
     const { shadowId } = this.#shadow;
     const tables = await this.#dataset();
+    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+    if (await isCopied(control, shadowId)) {
+      // A run that died right after its last part may have left them; production cannot vacuum past them.
+      await endAllKeepers(session, shadowId);
+      return;
+    }
     await this.#enter('copying');
     await copyTables({
       ...this.#deps,
@@ -261,7 +279,6 @@ class Run {
       takeSnapshot,
     });
     await this.#enter('indexing');
-    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
     await planChunking({ source: session, target: control, shadowId, tables });
   }
 
@@ -300,11 +317,25 @@ class Run {
       [
         follower.serving,
         async (end) => this.#whenInStep(follower, session, end),
-        async (end) => this.#keepSequences(end),
-        async (end) => watchSchema({ ...this.#deps, ...this.#options, shadowId }, end),
+        async (end) => this.#watch(end),
       ],
       signal,
     );
+  }
+
+  /** What the stream does not carry: sequences, and changes of the dataset that no row has shown. */
+  async #watch(signal: AbortSignal): Promise<void> {
+    const { selection } = this.#options;
+    const { shadowId } = this.#shadow;
+    const sessions = await this.#openBoth('watch');
+    await using source = sessions.source;
+    await using target = sessions.target;
+    const lookAtSchema = createSchemaWatch({ source, target, selection, shadowId, ...this.#deps });
+    for (let round = 0; ; round++) {
+      await this.#syncSequences({ source, target });
+      if (round % SCHEMA_EVERY_ROUNDS === 0) await lookAtSchema();
+      await this.#deps.clock.sleep(WATCH_MS, signal);
+    }
   }
 
   async #applyUntil(
@@ -318,7 +349,7 @@ class Run {
       // The position may lie ahead of what the source has written so far.
       for (;;) {
         await sendHeartbeat(source, this.#shadow.shadowId, this.#deps.clock.now());
-        await this.#deps.clock.sleep(SEQUENCES_EVERY_MS, end);
+        await this.#deps.clock.sleep(NUDGE_MS, end);
       }
     };
     await supervise([nudging, async (end) => void (await orAborted(reached, end))], signal);
@@ -339,50 +370,40 @@ class Run {
     while (follower.meter.appliedLsn <= head) await clock.sleep(IN_STEP_POLL_MS, signal);
     await this.#syncSequences();
     await this.#enter('following');
-    this.#build.state.isInStep = true;
-    await this.#options.onInStep({ shadowId: this.#shadow.shadowId, sourceSnapshot: undefined });
+    const { state } = this.#build;
+    state.isInStep = true;
+    if (!state.wasInStep) {
+      state.wasInStep = true;
+      await this.#options.onInStep({ shadowId: this.#shadow.shadowId, sourceSnapshot: undefined });
+    }
     await aborted(signal);
   }
 
-  async #keepSequences(signal: AbortSignal): Promise<void> {
-    for (;;) {
-      await this.#deps.clock.sleep(SEQUENCES_EVERY_MS, signal);
-      await this.#syncSequences();
-    }
-  }
-
-  async #syncSequences(): Promise<void> {
-    const { source, target } = this.#options;
-    const applicationName = `understudy ${this.#shadow.shadowId} sequences`;
-    await using from = await openSession(source, { applicationName });
-    await using to = await openSession(target, { applicationName });
+  async #syncSequences(sessions?: { source: Session; target: Session }): Promise<void> {
     const { tables, partitioned } = this.#build.tables;
     const owners = new Set([...tables, ...partitioned].map(quoteTable));
-    await syncSequences({ source: from, target: to, tables: owners });
+    if (sessions !== undefined) {
+      await syncSequences({ ...sessions, tables: owners });
+      return;
+    }
+    const own = await this.#openBoth('sequences');
+    await using source = own.source;
+    await using target = own.target;
+    await syncSequences({ source, target, tables: owners });
   }
 
-  /** The tables of the ledger as the source has them, which must be as they were recorded. */
+  async #openBoth(part: string): Promise<{ source: Session; target: Session }> {
+    const applicationName = `understudy ${this.#shadow.shadowId} ${part}`;
+    await using opened = new AsyncDisposableStack();
+    const source = opened.use(await openSession(this.#options.source, { applicationName }));
+    const target = opened.use(await openSession(this.#options.target, { applicationName }));
+    opened.move();
+    return { source, target };
+  }
+
   async #dataset(): Promise<readonly Table[]> {
-    const records = await readRelationRecords(this.#build.control, this.#shadow.shadowId);
-    const byOid = new Map(this.#build.tables.tables.map((table) => [table.oid, table]));
-    return records.flatMap((record) => {
-      const table = byOid.get(record.sourceOid);
-      const streamed = table === undefined ? [] : copiedColumns(table);
-      const isSame =
-        streamed.length === record.columns.length &&
-        record.columns.every(
-          (column, i) =>
-            column.name === streamed[i]?.name && column.typeOid === streamed[i]?.typeOid,
-        );
-      if (table !== undefined && isSame) return [table];
-      // A copied table stops at the first change that shows another shape; an unfinished one cannot go on.
-      if (record.state === 'copied' || record.state === 'stopped') return [];
-      throw new OperatorError(
-        'TABLE_CHANGED',
-        `table ${quoteTable(record)} was changed or dropped on the source before it was copied`,
-        { detail: { relation: record.sourceOid } },
-      );
-    });
+    const { control, shadow, tables } = this.#build;
+    return readDataset(control, shadow.shadowId, tables.tables);
   }
 
   async #enter(phase: Phase): Promise<void> {

@@ -7,7 +7,7 @@ import { runCheck } from '#src/shadow/check/run-check.ts';
 import { takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
 
-import { buildShadow } from './build.ts';
+import { buildShadow, type CloneState } from './build.ts';
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
 import { registerShadow } from './register.ts';
 
@@ -22,28 +22,24 @@ import { registerShadow } from './register.ts';
  */
 export async function clone(deps: CloneDeps, options: CloneOptions): Promise<void> {
   const { shadow, tables } = await begin(options);
-  const state: CloneState = { isInStep: false, epoch: undefined };
-  let brokenAtMs: number | undefined;
+  const state: CloneState = { isInStep: false, wasInStep: false, epoch: undefined };
+  /** Until when lost connections are mended; a shadow that was never in step leaves that to a second run. */
+  let recoverUntilMs: number | undefined;
   for (;;) {
     try {
       await attempt(deps, options, { shadow, tables, state });
       return;
     } catch (error) {
       deps.signal.throwIfAborted();
-      if (state.isInStep) brokenAtMs = undefined;
       const now = deps.clock.now();
-      brokenAtMs ??= now;
-      const mayRecover = state.isInStep || brokenAtMs < now;
-      if (!mayRecover || !isTransient(error) || now - brokenAtMs > RECOVER_MS) {
+      if (state.isInStep) recoverUntilMs = now + RECOVER_MS;
+      state.isInStep = false;
+      if (recoverUntilMs === undefined || now > recoverUntilMs || !isTransient(error)) {
         await noteStop(options, shadow, error);
         throw error;
       }
-      state.isInStep = false;
-      deps.report({
-        type: 'notice',
-        level: 'warn',
-        message: `${error instanceof Error ? error.message : 'a connection was lost'}; trying again`,
-      });
+      const message = error instanceof Error ? error.message : 'a connection was lost';
+      deps.report({ type: 'notice', level: 'warn', message: `${message}; trying again` });
       await deps.clock.sleep(RETRY_MS, deps.signal);
     }
   }
@@ -71,13 +67,6 @@ async function begin(options: CloneOptions) {
   const relations = await readRelations(source, options.selection);
   return { shadow, tables: relations };
 }
-
-/** What one attempt leaves to the next. */
-type CloneState = {
-  isInStep: boolean;
-  /** Of the newest lease that this process held. */
-  epoch: bigint | undefined;
-};
 
 async function attempt(
   deps: CloneDeps,

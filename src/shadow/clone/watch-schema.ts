@@ -1,47 +1,35 @@
-import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Report } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
-import { copiedColumns, quoteTable, type Table } from '#src/core/table.ts';
+import { quoteTable, type Table } from '#src/core/table.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import type { Clock } from '#src/lib/clock.ts';
+import type { Session } from '#src/db/postgres/session.ts';
 import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 
-/**
- * Looks for changes of the dataset that no row has shown yet: tables that appeared are not followed,
- * tables that went or changed their shape will stop. The rows themselves are safe without this: the
- * stream describes a table before its first changed row, and the apply loop stops there.
- */
-const POLL_MS = 15_000;
+import { hasRecordedShape } from './dataset.ts';
 
-export async function watchSchema(
-  deps: {
-    readonly source: Endpoint;
-    readonly target: Endpoint;
-    readonly selection: Selection;
-    readonly shadowId: string;
-    readonly clock: Clock;
-    readonly report: Report;
-  },
-  signal: AbortSignal,
-): Promise<void> {
-  const { shadowId, selection, clock, report } = deps;
-  const applicationName = `understudy ${shadowId} schema`;
+/**
+ * Looks for changes of the dataset that no row has shown yet, and says each once: tables that appeared
+ * are not followed, tables that went or changed their shape will stop. The rows themselves are safe
+ * without this: the stream describes a table before its first changed row, and the apply loop stops there.
+ */
+export function createSchemaWatch(deps: {
+  readonly source: Session;
+  readonly target: Session;
+  readonly selection: Selection;
+  readonly shadowId: string;
+  readonly report: Report;
+}): () => Promise<void> {
+  const { source, target, selection, shadowId, report } = deps;
   const said = new Set<string>();
-  for (;;) {
-    {
-      await using source = await openSession(deps.source, { applicationName });
-      await using target = await openSession(deps.target, { applicationName });
-      const records = await readRelationRecords(target, shadowId);
-      const tables = await readTables(source, selection);
-      await recordArrivals(target, shadowId, records, tables);
-      for (const message of describeDrift(records, tables)) {
-        if (!said.has(message)) report({ type: 'notice', level: 'warn', message });
-        said.add(message);
-      }
+  return async () => {
+    const records = await readRelationRecords(target, shadowId);
+    const tables = await readTables(source, selection);
+    await recordArrivals(target, shadowId, records, tables);
+    for (const message of describeDrift(records, tables)) {
+      if (!said.has(message)) report({ type: 'notice', level: 'warn', message });
+      said.add(message);
     }
-    await clock.sleep(POLL_MS, signal);
-  }
+  };
 }
 
 /** A table that is not of the shadow is on record as stopped, so that nothing takes it for in sync. */
@@ -76,8 +64,7 @@ function describeDrift(
     .flatMap((record) => {
       const table = byOid.get(record.sourceOid);
       if (table === undefined) return [`table ${quoteTable(record)} is gone from the source`];
-      const columns = copiedColumns(table).map(({ name, typeOid }) => ({ name, typeOid }));
-      if (JSON.stringify(columns) === JSON.stringify(record.columns)) return [];
+      if (hasRecordedShape(record, table)) return [];
       return [
         `table ${quoteTable(record)} has other columns on the source now; it stops at its next change`,
       ];

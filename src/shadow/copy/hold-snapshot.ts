@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
+import type { Session } from '#src/db/postgres/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import type { KeeperAnswer, KeeperOrder } from './keeper.ts';
@@ -43,6 +44,16 @@ const NODE_FLAGS = ['--max-old-space-size=32', '--max-semi-space-size=1', '--v8-
 /** The name under which pg_stat_activity shows a shadow's keepers. */
 export function keeperApplicationName(shadowId: string): string {
   return `understudy ${shadowId} keeper`;
+}
+
+/** End every keeper of a shadow, whoever started it; the number of connections that were ended. */
+export async function endAllKeepers(source: Session, shadowId: string): Promise<number> {
+  const ended = await source.query(
+    `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+      WHERE application_name = $1 AND datname = current_database()`,
+    [keeperApplicationName(shadowId)],
+  );
+  return ended.length;
 }
 
 /**
