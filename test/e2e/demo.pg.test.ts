@@ -1,55 +1,64 @@
 import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
 
 import { expect, test, vi } from 'vitest';
 
+import type { Endpoint } from '#src/core/endpoint.ts';
+import { resolveEndpoint } from '#src/db/postgres/endpoint.ts';
 import { openSession } from '#src/db/postgres/session.ts';
 import { parseLines, type RunningCommand, runCommand, startCommand } from '#test/command.ts';
 
+type DemoServer = { readonly endpoint: Endpoint; readonly directory: string };
+
 /** Where the demo's servers listen and what they leave on disk, as they tell it themselves. */
-async function serversOf(demo: RunningCommand): Promise<{ port: number; directory: string }[]> {
+async function serversOf(demo: RunningCommand): Promise<readonly DemoServer[]> {
   return Promise.all(
     ['production', 'shadow'].map(async (role) => {
       const line = await demo.waitFor(new RegExp(`"serverStarted","role":"${role}"`));
-      const url = new URL(JSON.parse(line).url);
-      await using session = await openSession(
-        {
-          host: url.hostname,
-          port: Number(url.port),
-          database: url.pathname.slice(1),
-          user: url.username,
-          password: url.password,
-          sslMode: 'disable',
-          sslRootCert: undefined,
-          sslCert: undefined,
-          sslKey: undefined,
-          connectTimeoutMs: 5000,
-        },
-        { applicationName: 'understudy test' },
-      );
-      const [row] = await session.query(`SELECT current_setting('data_directory') AS directory`);
-      return { port: Number(url.port), directory: row!['directory']! };
+      const endpoint = resolveEndpoint(JSON.parse(line).url, {});
+      const directory = await ask(endpoint, `SELECT current_setting('data_directory')`);
+      return { endpoint, directory };
     }),
   );
 }
 
-test.each(['SIGKILL', 'SIGTERM'] as const)(
-  'nothing of the demo is left after %s',
-  async (signal) => {
-    await using demo = startCommand(['demo', '--json']);
-    const servers = await serversOf(demo);
-    expect(servers.map(({ directory }) => existsSync(directory))).toEqual([true, true]);
-    demo.kill(signal);
-    await demo.ended;
-    await vi.waitUntil(() => servers.every(({ directory }) => !existsSync(directory)), {
-      timeout: 20_000,
+async function ask(endpoint: Endpoint, sql: string): Promise<string> {
+  await using session = await openSession(endpoint, { applicationName: 'understudy test' });
+  return Object.values((await session.query(sql))[0]!)[0]!;
+}
+
+async function expectNothingLeft(servers: readonly DemoServer[], ...folders: readonly string[]) {
+  const all = [...servers.map(({ directory }) => directory), ...folders];
+  await vi.waitUntil(() => all.every((folder) => !existsSync(folder)), { timeout: 20_000 });
+  for (const { endpoint } of servers) {
+    await expect(
+      openSession(endpoint, { applicationName: 'understudy test' }),
+    ).rejects.toMatchObject({
+      code: 'CONNECTION_FAILED',
     });
-    for (const { port } of servers) {
-      await expect(fetch(`http://127.0.0.1:${port}`)).rejects.toMatchObject({
-        cause: { code: 'ECONNREFUSED' },
-      });
-    }
-  },
-);
+  }
+}
+
+test('nothing of the demo is left after kill -9, at whatever it was', async () => {
+  await using demo = startCommand(['demo', '--json']);
+  const servers = await serversOf(demo);
+  await demo.waitFor('"phase":"copying"');
+  const spool = await ask(servers[1]!.endpoint, 'SELECT spool_directory FROM understudy.shadow');
+  expect(
+    [spool, ...servers.map(({ directory }) => directory)].every((path) => existsSync(path)),
+  ).toBe(true);
+  demo.kill('SIGKILL');
+  await demo.ended;
+  await expectNothingLeft(servers, spool, dirname(spool));
+});
+
+test('nothing of the demo is left when it is told to end', async () => {
+  await using demo = startCommand(['demo', '--json']);
+  const servers = await serversOf(demo);
+  demo.kill('SIGTERM');
+  expect((await demo.ended).code).toBe(130);
+  await expectNothingLeft(servers);
+});
 
 test('the demo ends by itself once its shadow has verified clean under load', async () => {
   const { code, stdout, stderr } = await runCommand(['demo', '--once', '--json']);

@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { openSession } from '#src/db/postgres/session.ts';
@@ -9,6 +8,7 @@ import {
   embeddedVersions,
   startEmbeddedPostgres,
 } from '#src/provision/embedded-postgres.ts';
+import { createGuardedFolder } from '#src/provision/guarded-folder.ts';
 
 import { SHOP_DATA } from './shop-data.ts';
 import { SHOP_CONSTRAINTS, SHOP_TABLES } from './shop-schema.ts';
@@ -64,12 +64,12 @@ export async function setStage(signal: AbortSignal): Promise<Stage> {
     createDatabase(production.value),
     createDatabase(shadow.value),
   ]);
+  const spool = started.use(await createGuardedFolder('understudy-demo-spool-'));
   const owned = started.move();
   return {
     production: servers[0],
     shadow: servers[1],
-    // Inside a folder that the servers' guard removes, so that no kill leaves it behind.
-    spoolDirectory: join(shadow.value.directory, 'understudy_spool'),
+    spoolDirectory: spool.path,
     [Symbol.asyncDispose]: async () => owned.disposeAsync(),
   };
 }
