@@ -10,7 +10,7 @@ import { OPTIONS, selectionOf } from './options.ts';
 import { runCommand } from './run.ts';
 import type { Shell } from './shell.ts';
 import { printDifferences } from './terminal/differences.ts';
-import { printFindings } from './terminal/findings.ts';
+import { printFindings, printWarnings } from './terminal/findings.ts';
 import { verifyDatabases } from './verify-shadow.ts';
 
 const EXAMPLE = `
@@ -82,7 +82,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             sourceWalBytesMax: options.maxSourceWal,
             untilLsn: options.untilLsn,
             onChecked: (result) => {
-              if (result.isRefused) printFindings(run.screen, result);
+              (result.isRefused ? printFindings : printWarnings)(run.screen, result);
             },
             onInStep: async ({ sourceSnapshot }) => {
               if (options.verify !== true) return;

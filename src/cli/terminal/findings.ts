@@ -34,6 +34,16 @@ export function printFindings(screen: Screen, { findings, tables }: CheckResult)
   );
 }
 
+/** Print what does not keep a clone from starting but may matter to it. */
+export function printWarnings(screen: Screen, { findings }: CheckResult): void {
+  for (const finding of findings.filter(({ severity }) => severity === 'warn')) {
+    screen.print({ type: 'finding', ...finding, fix: finding.fix ?? null }, [
+      screen.paint('yellow', 'warning'),
+      ...oneFinding(finding, screen),
+    ]);
+  }
+}
+
 /** Findings for people, the worst first: what, why, and SQL that can be run as it is printed. */
 export function findingLines(
   findings: readonly Finding[],
