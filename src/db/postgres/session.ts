@@ -5,6 +5,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import { adoptSocket } from './adopted-socket.ts';
 import { ByteChannel } from './byte-channel.ts';
 import { lostError, statementError } from './server-error.ts';
+import { PIN_LATE_SETTINGS } from './settings.ts';
 import { connectEndpoint } from './socket.ts';
 import { startUp, startupParameters } from './startup.ts';
 
@@ -61,6 +62,7 @@ export async function openSession(
     });
     await client.connect();
     const { rows } = await client.query('SHOW server_version_num');
+    await client.query(PIN_LATE_SETTINGS);
     return makeSession({
       client,
       endpoint,

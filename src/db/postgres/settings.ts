@@ -25,6 +25,13 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   tcp_keepalives_count: '3',
 };
 
+/**
+ * One timeout came with 17 and older servers refuse it at startup: it would end a copy, a held snapshot
+ * and a verification alike. Harmless on every version.
+ */
+export const PIN_LATE_SETTINGS = `SELECT pg_catalog.set_config(name, '0', false)
+  FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'`;
+
 /** The value of the startup parameter `options`: `-c name=value …` with the escapes that libpq defines. */
 export function startupOptions(settings: Readonly<Record<string, string>>): string {
   return Object.entries(settings)

@@ -26,6 +26,7 @@ import {
 
 import { ByteChannel } from './byte-channel.ts';
 import { lostError, statementError } from './server-error.ts';
+import { PIN_LATE_SETTINGS } from './settings.ts';
 import { connectEndpoint } from './socket.ts';
 import { type Backend, startUp, type StartupOptions, startupParameters } from './startup.ts';
 
@@ -55,7 +56,9 @@ export async function openWireConnection(
   return connectEndpoint(endpoint, async (socket) => {
     const channel = new ByteChannel(socket);
     const backend = await startUp({ channel, socket, endpoint, parameters });
-    return new WireConnection({ endpoint, socket, channel, backend });
+    const connection = new WireConnection({ endpoint, socket, channel, backend });
+    if (connection.serverMajor >= 17) await connection.query(PIN_LATE_SETTINGS);
+    return connection;
   });
 }
 
