@@ -3,6 +3,9 @@ import { defineConfig } from 'vitest/config';
 const FOLDERS = ['src', 'test'];
 const WITH_POSTGRES = FOLDERS.map((folder) => `${folder}/**/*.pg.test.ts`);
 
+/** Only so that a hang ends: many times what the longest test needs on two busy cores. */
+const LIMIT_MS = 120_000;
+
 export default defineConfig({
   test: {
     // Tests wait for servers more than they compute, so a few at once are no burden on two cores.
@@ -13,6 +16,8 @@ export default defineConfig({
           name: 'plain',
           include: FOLDERS.map((folder) => `${folder}/**/*.test.ts`),
           exclude: WITH_POSTGRES,
+          testTimeout: LIMIT_MS,
+          hookTimeout: LIMIT_MS,
         },
       },
       {
@@ -20,8 +25,8 @@ export default defineConfig({
           name: 'postgres',
           include: WITH_POSTGRES,
           globalSetup: ['test/global-setup.ts'],
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
+          testTimeout: LIMIT_MS,
+          hookTimeout: LIMIT_MS,
         },
       },
     ],
