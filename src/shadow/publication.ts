@@ -79,6 +79,19 @@ export async function readPublication(session: Session, name: string): Promise<n
   return row === undefined ? undefined : Number(row['oid']);
 }
 
+/** Throws PUBLICATION_CHANGED unless it is still there: one made again has silently missed changes (trap 14). */
+export async function requirePublication(
+  session: Session,
+  { name, oid }: Publication,
+): Promise<void> {
+  const found = await readPublication(session, name);
+  if (found === oid) return;
+  throw new OperatorError(
+    'PUBLICATION_CHANGED',
+    `publication ${name} was ${found === undefined ? 'dropped' : 'made again'} on the source`,
+  );
+}
+
 /** The oids of the tables that it publishes now, for a resume that asks whether it is still whole. */
 export async function readPublishedTables(
   session: Session,

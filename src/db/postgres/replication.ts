@@ -1,5 +1,5 @@
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
-import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
@@ -17,11 +17,11 @@ export type ReplicationStream = AsyncDisposable & {
 };
 
 /**
- * Stream a slot's changes from `startLsn`, or from what the slot has confirmed if that is later.
+ * Stream a slot's changes from `startLsn`; 0 is where the slot stands.
  * Protocol 2 is what all of 14 to 18 speak; it streams large transactions before they commit (trap 17).
  * https://www.postgresql.org/docs/current/protocol-logical-replication.html
  *
- * Throws SLOT_IN_USE, SLOT_LOST, SOURCE_CHANGED, NO_FREE_SLOT, or what connecting throws.
+ * Throws SLOT_IN_USE, SLOT_LOST, SLOT_AHEAD, SOURCE_CHANGED, NO_FREE_SLOT, or what connecting throws.
  */
 export async function startReplication(options: {
   readonly endpoint: Endpoint;
@@ -46,6 +46,7 @@ export async function startReplication(options: {
       );
     }
     const walSenderTimeoutMs = await readWalSenderTimeout(connection);
+    await refuseGap(connection, options);
     await connection.beginCopy(startStatement(options));
     return {
       connection,
@@ -88,6 +89,25 @@ async function readWalSenderTimeout(connection: WireConnection): Promise<number>
     `SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`,
   );
   return Number(result?.rows[0]?.[0] ?? 0);
+}
+
+/**
+ * A slot that has confirmed more than we have would start there without a word: it was moved, or dropped
+ * and made again under its name since the last connection (trap 15).
+ */
+async function refuseGap(
+  connection: WireConnection,
+  { slot, startLsn }: { readonly slot: string; readonly startLsn: Lsn },
+): Promise<void> {
+  const [result] = await connection.query(
+    `SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = ${literal(slot)}`,
+  );
+  const confirmed = parseLsn(result?.rows[0]?.[0] ?? '');
+  if (startLsn === 0n || confirmed === undefined || confirmed <= startLsn) return;
+  throw new OperatorError(
+    'SLOT_AHEAD',
+    `slot ${slot} is at ${formatLsn(confirmed)}, what was received ends at ${formatLsn(startLsn)}`,
+  );
 }
 
 function startError(error: unknown, slot: string): unknown {

@@ -11,6 +11,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
 import { copyTables } from '#src/shadow/copy/copy.ts';
 import {
+  endAllGenerations,
   type HeldSnapshot,
   holdGeneration,
   type TakenSnapshot,
@@ -25,7 +26,12 @@ import {
   type ShadowUpdate,
   updateShadow,
 } from '#src/shadow/ledger.ts';
-import { createPublication, dropPublication, readPublication } from '#src/shadow/publication.ts';
+import {
+  createPublication,
+  dropPublication,
+  readPublication,
+  requirePublication,
+} from '#src/shadow/publication.ts';
 import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
 import {
   findExistingRelations,
@@ -181,6 +187,9 @@ class Run {
       this.#deps.failpoints.hit('clone.afterPublication');
     }
     if (this.#shadow.consistentLsn !== undefined) return undefined;
+    await using ledger = await openSession(target, { applicationName: `understudy ${shadowId}` });
+    // A crash may have left one of an earlier slot; a copy from it would lack what came before this slot.
+    await endAllGenerations({ source, target: ledger, shadowId });
     await dropSlot(session, slotName, DROP_DEADLINE_MS);
     const slot = await takeSlot({
       ...this.#deps,
@@ -190,7 +199,6 @@ class Run {
       temporary: false,
     });
     this.#deps.failpoints.hit('clone.afterSlot');
-    await using ledger = await openSession(target, { applicationName: `understudy ${shadowId}` });
     const held = await holdGeneration(
       { source, target: ledger, shadowId },
       {
@@ -199,6 +207,7 @@ class Run {
         release: async () => slot[Symbol.asyncDispose](),
       },
     );
+    this.#deps.failpoints.hit('clone.afterKeepers');
     await initProgress(control, this.#shadow, slot.consistentLsn);
     await this.#record({ consistentLsn: slot.consistentLsn });
     this.#deps.failpoints.hit('clone.afterSnapshot');
@@ -354,6 +363,7 @@ class Run {
     };
     await supervise([nudging, async (end) => void (await orAborted(reached, end))], signal);
     await this.#syncSequences();
+    await this.#requirePublication(source);
     this.#deps.report({
       type: 'notice',
       level: 'info',
@@ -369,6 +379,7 @@ class Run {
     await sendHeartbeat(source, this.#shadow.shadowId, clock.now());
     while (follower.meter.appliedLsn <= head) await clock.sleep(IN_STEP_POLL_MS, signal);
     await this.#syncSequences();
+    await this.#requirePublication(source);
     await this.#enter('following');
     const { state } = this.#build;
     state.isInStep = true;
@@ -404,6 +415,16 @@ class Run {
   async #dataset(): Promise<readonly Table[]> {
     const { control, shadow, tables } = this.#build;
     return readDataset(control, shadow.shadowId, tables.tables);
+  }
+
+  /** Before anything is called complete: a gap that the stream did not show must not pass for the whole. */
+  async #requirePublication(source: Session): Promise<void> {
+    const { publicationName: name, publicationOid: oid } = this.#shadow;
+    assert(
+      name !== undefined && oid !== undefined,
+      'a followed shadow has a publication on record',
+    );
+    await requirePublication(source, { name, oid });
   }
 
   async #enter(phase: Phase): Promise<void> {

@@ -90,6 +90,13 @@ export async function endGeneration(
   await endKeepers(options, recorded.backendPids);
 }
 
+/** Give up every snapshot that is on record: for a shadow whose copy has not begun. */
+export async function endAllGenerations(options: GenerationOptions): Promise<void> {
+  for (const recorded of await readSnapshots(options.target, options.shadowId)) {
+    if (recorded.exported.length > 0) await endGeneration(options, recorded);
+  }
+}
+
 /** A process that lost its last connection ends by itself. A pid may belong to someone else by now. */
 async function endKeepers(options: GenerationOptions, backendPids: readonly number[]) {
   await using source = await openSession(options.source, {

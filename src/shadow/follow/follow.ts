@@ -2,7 +2,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { readSlot } from '#src/db/postgres/slot.ts';
+import { dropSlot, readSlot } from '#src/db/postgres/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -56,6 +56,8 @@ export type Follower = AsyncDisposable & {
 
 /** How long a lost source is waited for. */
 const SOURCE_GIVE_UP_MS = 60_000;
+/** A slot of ours is free once its walsender has noticed. */
+const DROP_DEADLINE_MS = 20_000;
 /** The disk is the limit of the spool: what does not fit stays in the source's WAL, which has a budget. */
 const SPOOL_BYTES_MAX = 2 ** 50;
 
@@ -68,12 +70,17 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   const { shadow, clock } = deps;
   const names = requireNames(shadow);
   await using owned = new AsyncDisposableStack();
-  const open = async (endpoint: Endpoint, part: string): Promise<Session> =>
-    owned.use(
-      await openSession(endpoint, { applicationName: `understudy ${shadow.shadowId} ${part}` }),
-    );
+  const open = async (
+    endpoint: Endpoint,
+    part: string,
+    settings: Readonly<Record<string, string>> = {},
+  ): Promise<Session> => {
+    const applicationName = `understudy ${shadow.shadowId} ${part}`;
+    return owned.use(await openSession(endpoint, { applicationName, settings }));
+  };
   const source = await open(deps.source, 'monitor');
-  const target = await open(deps.target, 'monitor');
+  // Its commits tell what the target has flushed; a standby of the target does not count, nor hold us up.
+  const target = await open(deps.target, 'monitor', { synchronous_commit: 'local' });
   const requests = await open(deps.target, 'requests');
 
   // Before anything is applied: it would pass the fences that an earlier run kept.
@@ -176,14 +183,22 @@ function spoolingTask(
 ): Task {
   const { shadowId, sourceWalBytesMax } = deps.shadow;
   const shadow = { ...parts.names, shadowId, sourceWalBytesMax };
-  return async (signal) =>
-    supervise(
-      [
-        async (end) => parts.receiver.run(parts.known, SOURCE_GIVE_UP_MS, end),
-        async (end) => monitor({ ...deps, ...parts, shadow }, end),
-      ],
-      signal,
-    );
+  return async (signal) => {
+    try {
+      await supervise(
+        [
+          async (end) => parts.receiver.run(parts.known, SOURCE_GIVE_UP_MS, end),
+          async (end) => monitor({ ...deps, ...parts, shadow }, end),
+        ],
+        signal,
+      );
+    } catch (error) {
+      const isOver = error instanceof OperatorError && error.code === 'WAL_BUDGET_EXCEEDED';
+      // Only now, when the receiver has ended, which would take the slot again.
+      if (isOver) await dropSlot(parts.source, shadow.slotName, DROP_DEADLINE_MS);
+      throw error;
+    }
+  };
 }
 
 function later(a: Lsn, b: Lsn): Lsn {

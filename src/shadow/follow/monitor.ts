@@ -1,10 +1,11 @@
-import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
+import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import type { Session } from '#src/db/postgres/session.ts';
-import { dropSlot, readLsn, readSlot } from '#src/db/postgres/slot.ts';
+import { readLsn, readSlot, type SlotState } from '#src/db/postgres/slot.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import { readPublication } from '#src/shadow/publication.ts';
+import { supervise } from '#src/lib/supervise.ts';
+import { requirePublication } from '#src/shadow/publication.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
 import type { Applied } from './apply-loop.ts';
@@ -24,7 +25,7 @@ export type MonitorDeps = {
     readonly publicationOid: number;
     readonly sourceWalBytesMax: number;
   };
-  /** Sessions of its own. */
+  /** Sessions of its own; a commit of the target's is on disk when it returns. */
   readonly source: Session;
   readonly target: Session;
   readonly receiver: Receiver;
@@ -36,7 +37,6 @@ export type MonitorDeps = {
 
 const TICK_MS = 1_000;
 const HEARTBEAT_MS = 5_000;
-const DROP_DEADLINE_MS = 10_000;
 /** The rate of WAL retention is averaged over about this long. */
 const RATE_SECONDS = 30;
 
@@ -83,9 +83,25 @@ export class LagMeter {
   }
 }
 
-/** Watch until aborted, or until the shadow cannot go on. */
+/**
+ * Watch until aborted, or until the shadow cannot go on. The two sides by themselves: a target that does
+ * not answer must not take the watch off the source.
+ */
 export async function monitor(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
-  const { clock, source, shadow } = deps;
+  const seen: Seen = { source: undefined };
+  await supervise(
+    [async (end) => watchSource(deps, seen, end), async (end) => watchTarget(deps, seen, end)],
+    signal,
+  );
+}
+
+/** Where the source stood when it was last asked. */
+type Seen = {
+  source: { readonly head: Lsn; readonly sent: Lsn; readonly retainedBytes: number } | undefined;
+};
+
+async function watchSource(deps: MonitorDeps, seen: Seen, signal: AbortSignal): Promise<void> {
+  const { clock, source, receiver, meter, shadow } = deps;
   let heartbeatMs = 0;
   for (;;) {
     const now = clock.now();
@@ -93,68 +109,67 @@ export async function monitor(deps: MonitorDeps, signal: AbortSignal): Promise<v
       await sendHeartbeat(source, shadow.shadowId, now);
       heartbeatMs = now;
     }
-    await tick(deps);
+    const { publicationName: name, publicationOid: oid } = shadow;
+    await requirePublication(source, { name, oid });
+    const slot = await readOwnSlot(source, shadow);
+    const [position] = await source.query(
+      `SELECT pg_catalog.pg_current_wal_lsn() AS head,
+              (SELECT sent_lsn FROM pg_catalog.pg_stat_replication WHERE pid = $1) AS sent`,
+      [slot.activePid ?? null],
+    );
+    const head = readLsn(position?.['head'], 'pg_current_wal_lsn');
+    const sent = parseLsn(position?.['sent'] ?? '') ?? receiver.receivedLsn;
+    receiver.setHead(head);
+    meter.sourceWal(slot.retainedBytes, clock.now());
+    seen.source = { head, sent, retainedBytes: slot.retainedBytes };
     await clock.sleep(TICK_MS, signal);
   }
 }
 
-async function tick(deps: MonitorDeps): Promise<void> {
-  const { source, target, receiver, spool, meter, clock, report, shadow } = deps;
-  await checkPublication(source, shadow);
-  const slot = await readSlot(source, shadow.slotName);
+/** Throws SLOT_LOST, or WAL_BUDGET_EXCEEDED: the slot is dropped once nobody reads it any more. */
+async function readOwnSlot(source: Session, shadow: MonitorDeps['shadow']): Promise<SlotState> {
+  const { slotName, sourceWalBytesMax } = shadow;
+  const slot = await readSlot(source, slotName);
   if (slot === undefined || slot.invalidation !== undefined) {
     const why = slot === undefined ? 'does not exist any more' : `was invalidated`;
-    throw new OperatorError('SLOT_LOST', `slot ${shadow.slotName} of the source ${why}`);
+    throw new OperatorError('SLOT_LOST', `slot ${slotName} of the source ${why}`);
   }
-  if (slot.retainedBytes > shadow.sourceWalBytesMax) {
-    await dropSlot(source, shadow.slotName, DROP_DEADLINE_MS);
+  if (slot.retainedBytes > sourceWalBytesMax) {
     throw new OperatorError(
       'WAL_BUDGET_EXCEEDED',
-      `slot ${shadow.slotName} retained ${slot.retainedBytes} bytes of WAL on the source; the budget is ${shadow.sourceWalBytesMax}`,
+      `slot ${slotName} retained ${slot.retainedBytes} bytes of WAL on the source; the budget is ${sourceWalBytesMax}`,
     );
   }
-  const [position] = await source.query(
-    `SELECT pg_catalog.pg_current_wal_lsn() AS head,
-            (SELECT sent_lsn FROM pg_catalog.pg_stat_replication WHERE pid = $1) AS sent`,
-    [slot.activePid ?? null],
-  );
-  const head = readLsn(position?.['head'], 'pg_current_wal_lsn');
-  receiver.setHead(head);
-  const sent =
-    position?.['sent'] === null || position?.['sent'] === undefined
-      ? receiver.receivedLsn
-      : readLsn(position['sent'], 'pg_stat_replication');
-
-  const applied = meter.appliedLsn;
-  const lag = {
-    sourceHeadLsn: formatLsn(head),
-    sentLsn: formatLsn(sent),
-    receivedLsn: formatLsn(receiver.receivedLsn),
-    durableLsn: formatLsn(spool.durableLsn),
-    appliedLsn: formatLsn(applied),
-    lagBytes: Number(head > applied ? head - applied : lsn(0n)),
-    lagMs: meter.lagMsAt(clock.now()),
-    transactionsApplied: meter.transactions,
-    rowsApplied: meter.rows,
-    spoolBytes: spool.bytes,
-    sourceWalBytes: slot.retainedBytes,
-    sourceWalBytesMax: shadow.sourceWalBytesMax,
-  };
-  meter.sourceWal(slot.retainedBytes, clock.now());
-  await recordPosition(target, shadow.shadowId, lag, meter.sourceWalRate);
-  // That commit was synchronous, so every commit before it is flushed, the applied ones included.
-  await spool.trim(applied);
-  report({ type: 'lag', ...lag });
+  return slot;
 }
 
-/** A publication that was made again has silently missed changes (trap 14). */
-async function checkPublication(source: Session, shadow: MonitorDeps['shadow']): Promise<void> {
-  const oid = await readPublication(source, shadow.publicationName);
-  if (oid === shadow.publicationOid) return;
-  throw new OperatorError(
-    'PUBLICATION_CHANGED',
-    `publication ${shadow.publicationName} was ${oid === undefined ? 'dropped' : 'made again'} on the source`,
-  );
+async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): Promise<void> {
+  const { target, receiver, spool, meter, clock, report, shadow } = deps;
+  for (;;) {
+    const applied = meter.appliedLsn;
+    if (seen.source !== undefined) {
+      const { head, sent, retainedBytes } = seen.source;
+      const lag = {
+        sourceHeadLsn: formatLsn(head),
+        sentLsn: formatLsn(sent),
+        receivedLsn: formatLsn(receiver.receivedLsn),
+        durableLsn: formatLsn(spool.durableLsn),
+        appliedLsn: formatLsn(applied),
+        lagBytes: Number(head > applied ? head - applied : lsn(0n)),
+        lagMs: meter.lagMsAt(clock.now()),
+        transactionsApplied: meter.transactions,
+        rowsApplied: meter.rows,
+        spoolBytes: spool.bytes,
+        sourceWalBytes: retainedBytes,
+        sourceWalBytesMax: shadow.sourceWalBytesMax,
+      };
+      await recordPosition(target, shadow.shadowId, lag, meter.sourceWalRate);
+      // That commit was flushed, and so is every commit before it, the applied ones included.
+      await spool.trim(applied);
+      report({ type: 'lag', ...lag });
+    }
+    await clock.sleep(TICK_MS, signal);
+  }
 }
 
 type RecordedLag = Omit<Extract<Parameters<Report>[0], { type: 'lag' }>, 'type'>;
