@@ -1,10 +1,13 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 
 import { parseLines, runCommand, urlOf } from '#test/command.ts';
 import { createServerFolder, createTestDatabase } from '#test/postgres.ts';
+
+// Each command is a process of its own, which takes its time on a busy machine.
+vi.setConfig({ testTimeout: 120_000 });
 
 const GOOD = 'CREATE TABLE public.t (id int PRIMARY KEY, x text); INSERT INTO public.t VALUES (1)';
 const KEYLESS = 'CREATE TABLE public.log (line text)';

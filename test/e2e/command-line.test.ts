@@ -1,6 +1,9 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 
 import { runCommand } from '#test/command.ts';
+
+// Each command is a process of its own, which takes its time on a busy machine.
+vi.setConfig({ testTimeout: 60_000 });
 
 test('the command prints its help and its version', async () => {
   const [help, version] = await Promise.all([runCommand(['--help']), runCommand(['--version'])]);

@@ -8,6 +8,9 @@ import { resolveEndpoint } from '#src/db/postgres/endpoint.ts';
 import { openSession } from '#src/db/postgres/session.ts';
 import { parseLines, type RunningCommand, runCommand, startCommand } from '#test/command.ts';
 
+// Each command is a process of its own, which takes its time on a busy machine.
+vi.setConfig({ testTimeout: 240_000 });
+
 type DemoServer = { readonly endpoint: Endpoint; readonly directory: string };
 
 /** Where the demo's servers listen and what they leave on disk, as they tell it themselves. */
@@ -69,4 +72,4 @@ test('the demo ends by itself once its shadow has verified clean under load', as
   ]);
   expect(lines.at(-1)).toMatchObject({ type: 'demoFinished', isClean: true, failed: 0 });
   expect(Number(lines.at(-1)!['transactions'])).toBeGreaterThan(100);
-}, 180_000);
+});

@@ -1,7 +1,10 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 
 import { parseLines, runCommand, urlOf } from '#test/command.ts';
 import { createTestDatabase } from '#test/postgres.ts';
+
+// Each command is a process of its own, which takes its time on a busy machine.
+vi.setConfig({ testTimeout: 120_000 });
 
 const ROWS = `
   CREATE TABLE public.t (id int PRIMARY KEY, x text);
