@@ -7,13 +7,14 @@ import {
 import type { Paint } from '#src/cli/terminal/paint.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
-import type { Stage } from './stage.ts';
-
 /** As it is typed where this runs: in a clone, or where the package is installed. */
 const COMMAND = import.meta.url.endsWith('.ts') ? 'bin/understudy' : 'understudy';
 
 /** What the demo says before it begins: what there is, and how to look at it oneself. */
-export function openingLines(stage: Stage, shop: { tables: number; rows: number }): string[] {
+export function openingLines(
+  stage: Readonly<Record<'production' | 'shadow', { readonly url: string }>>,
+  shop: { readonly tables: number; readonly rows: number },
+): string[] {
   const { production, shadow } = stage;
   return [
     `The shop has ${formatPlural(shop.tables, 'table')} and ${formatCount(shop.rows)} rows and is written to from now on.`,
