@@ -72,7 +72,7 @@ export const OPTIONS = {
     'with --follow: end once this position of the source is applied',
   ).argParser(one('--until-lsn', position)),
   repair: new Option('--repair', 'mend the rows that differ, at a second fence'),
-  full: new Option('--full', 'read everything again, not only what changed since'),
+  full: new Option('--full', 'read the source whole again, not only what changed since'),
   once: new Option('--once', 'end when the shadow has verified clean under load'),
 } as const;
 

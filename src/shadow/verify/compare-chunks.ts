@@ -55,7 +55,8 @@ export async function compareChunks(
   return { same, different, rows };
 }
 
-function digestSql({ table, chunking, hash }: TableComparison, condition: string): string {
+/** The digests of a table's chunks, ascending, of the rows for which `condition` holds. */
+export function digestSql({ table, chunking, hash }: TableComparison, condition: string): string {
   // OFFSET 0 keeps the planner from computing the hash once for each aggregate. ONLY: rows of
   // partitions and children are compared as their own tables.
   return `SELECT chunk, count(*) AS rows, bit_xor(hash) AS hash_xor, sum(hash) AS hash_sum
@@ -65,7 +66,7 @@ function digestSql({ table, chunking, hash }: TableComparison, condition: string
     GROUP BY chunk ORDER BY chunk`;
 }
 
-async function* readDigests(session: Session, sql: string): AsyncGenerator<ChunkDigest> {
+export async function* readDigests(session: Session, sql: string): AsyncGenerator<ChunkDigest> {
   for await (const rows of readCursor(session, { name: 'digests', sql, batchRows: BATCH_CHUNKS })) {
     for (const row of rows) {
       yield {
@@ -78,7 +79,7 @@ async function* readDigests(session: Session, sql: string): AsyncGenerator<Chunk
   }
 }
 
-function isSame(ours: ChunkDigest, theirs: ChunkDigest): boolean {
+export function isSame(ours: ChunkDigest, theirs: ChunkDigest): boolean {
   return (
     ours.rows === theirs.rows && ours.hashXor === theirs.hashXor && ours.hashSum === theirs.hashSum
   );

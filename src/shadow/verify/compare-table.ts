@@ -8,11 +8,16 @@ import { type ChunkOutcome, compareChunks } from './compare-chunks.ts';
 import { changedColumns, compareRows, type RowDifference } from './compare-rows.ts';
 import type { TableComparison } from './comparison.ts';
 import type { Pair } from './pair.ts';
+import { findStrayChunks } from './stray-chunks.ts';
 
 /** Who rewrites a table for longer than this has most likely taken its rows from the moment, too. */
 const LOCK_MS_MAX = 10_000;
 
-export type TableOutcome = ChunkOutcome & { readonly differences: number };
+export type TableOutcome = ChunkOutcome & {
+  readonly differences: number;
+  /** The chunks that were read on both sides; undefined for all. */
+  readonly chunks: readonly bigint[] | undefined;
+};
 
 /**
  * Compare a table at the moment that the pair is in, chunks first, then the rows of those that differ.
@@ -20,12 +25,18 @@ export type TableOutcome = ChunkOutcome & { readonly differences: number };
  */
 export async function compareTable(
   pair: Pair,
-  comparison: TableComparison,
-  found: DifferenceList,
+  marked: TableComparison,
+  options: { readonly found: DifferenceList; readonly shadowId: string | undefined },
 ): Promise<TableOutcome | undefined> {
-  return withLock(pair, comparison.table, async () => {
-    const outcome = await compareChunks(pair, comparison);
-    if (outcome.different.length === 0) return { ...outcome, differences: 0 };
+  const { found, shadowId } = options;
+  return withLock(pair, marked.table, async () => {
+    const comparison = await withStrayChunks(pair, marked, shadowId);
+    const { chunks } = comparison;
+    const outcome =
+      chunks?.length === 0
+        ? { same: [], different: [], rows: 0n }
+        : await compareChunks(pair, comparison);
+    if (outcome.different.length === 0) return { ...outcome, chunks, differences: 0 };
     let differences = 0;
     for await (const row of compareRows(pair, { ...comparison, chunks: outcome.different })) {
       differences += 1;
@@ -39,8 +50,19 @@ export async function compareTable(
         `${outcome.different.length} chunks of ${schema}.${name} differ, and none of their rows`,
       );
     }
-    return { ...outcome, differences };
+    return { ...outcome, chunks, differences };
   });
+}
+
+async function withStrayChunks(
+  pair: Pair,
+  marked: TableComparison,
+  shadowId: string | undefined,
+): Promise<TableComparison> {
+  if (marked.chunks === undefined || shadowId === undefined) return marked;
+  const stray = await findStrayChunks(pair.target, shadowId, marked);
+  const chunks = [...marked.chunks, ...stray].toSorted((a, b) => (a < b ? -1 : 1));
+  return { ...marked, chunks };
 }
 
 /**

@@ -83,8 +83,7 @@ describe.each([
       expect(first).toMatchObject({ scope: 'full', differences: 0, unverified: [], caveats: [] });
       expect(first.lsn).toBeDefined();
       const second = await verify(pair);
-      expect(second).toMatchObject({ scope: 'incremental', differences: 0 });
-      expect(second.caveats[0]).toContain('--full');
+      expect(second).toMatchObject({ scope: 'incremental', differences: 0, caveats: [] });
       expect(second.lsn! > first.lsn!).toBe(true);
     });
     // Everything that the load did is answered by one more run; then there is nothing to read.
@@ -122,40 +121,28 @@ describe.each([
   });
 });
 
-test('what others write on the target is seen by a full run, and stays known until it is mended', async () => {
+test('what others write on the target is found although the stream marks nothing, and mended', async () => {
+  // Trap 24.
   await using pair = await followPair([16, 17], BANK);
   await pair.source.session.query(ROWS);
   await pair.caughtUp();
   expect(await verify(pair)).toMatchObject({ scope: 'full', differences: 0 });
-  // Trap 24.
-  await pair.target.session.query(`UPDATE public.tag SET n = -1 WHERE name = 't5'`);
-  expect(await verify(pair)).toMatchObject({ scope: 'incremental', differences: 0 });
-  const full = await verify(pair, { isFull: true });
-  expect(full.listed).toEqual([
-    {
-      kind: 'changed',
-      table: { schema: 'public', name: 'tag' },
-      key: { name: 't5' },
-      columns: ['n', 'twice'],
-    },
-  ]);
-  // From now on its chunk is dirty.
-  expect(await verify(pair)).toMatchObject({ scope: 'incremental', differences: 1, chunksRead: 1 });
+  await pair.target.session.query(`
+    UPDATE public.tag SET n = -1 WHERE name = 't5';
+    DELETE FROM public.account WHERE id BETWEEN 32768 AND 40000;
+    INSERT INTO public.account VALUES (1000000, 1, 'nobody')`);
+  const found = await verify(pair);
+  expect(found).toMatchObject({ scope: 'incremental', differences: 7235 });
+  expect(found.chunksRead).toBeLessThan(found.chunks);
+  expect(found.listed).toContainEqual({
+    kind: 'changed',
+    table: { schema: 'public', name: 'tag' },
+    key: { name: 't5' },
+    columns: ['n', 'twice'],
+  });
   const repair = await repairShadow(await optionsFor(pair));
-  expect([repair.rows, repair.after.differences]).toEqual([1, 0]);
-  expect(await verify(pair)).toMatchObject({ scope: 'incremental', chunksRead: 0 });
-  const rows = await pair.target.session.query(
-    'SELECT scope, differences, fence_lsn IS NOT NULL AS fenced FROM understudy.verification ORDER BY verification_id',
-  );
-  expect(rows.map((row) => `${row['scope']} ${row['differences']} ${row['fenced']}`)).toEqual([
-    'full 0 t',
-    'incremental 0 t',
-    'full 1 t',
-    'incremental 1 t',
-    'incremental 1 t',
-    'incremental 0 t',
-    'incremental 0 t',
-  ]);
+  expect([repair.rows, repair.after.differences]).toEqual([7235, 0]);
+  expect(await verify(pair)).toMatchObject({ scope: 'incremental', chunksRead: 0, differences: 0 });
 });
 
 test('a truncated table is read whole again', async () => {

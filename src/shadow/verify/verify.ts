@@ -26,9 +26,9 @@ import {
  * Compare both sides exactly, at one moment, while both are in use.
  *
  * One grouped scan a side gives the digest of every chunk of a table; rows are looked at only in chunks
- * that differ. What is found the same goes to the ledger, so that a later run reads only what the change
- * stream has marked dirty since. Such a run cannot see what others wrote on the target (trap 24), which
- * `isFull` does.
+ * that differ. What is found the same goes to the ledger, so that a later run reads on the source only
+ * what the change stream has marked dirty since. On the target it reads everything, and compares the rest
+ * with the ledger: what others wrote there is in no stream (trap 24).
  */
 export type VerifyOptions = {
   readonly source: Endpoint;
@@ -41,7 +41,7 @@ export type VerifyOptions = {
   /** Whose ledger is used; undefined to compare without one. */
   readonly shadowId: string | undefined;
   readonly moment: MomentChoice;
-  /** Read everything, whatever the ledger knows. */
+  /** Read everything on both sides, whatever the ledger knows. */
   readonly isFull: boolean;
   /** Tables at a time: one session each on either side. */
   readonly jobs: number;
@@ -199,18 +199,16 @@ class Verification {
   }
 
   async #compareOne(pair: Pair, comparison: TableComparison) {
-    const { table, chunks } = comparison;
-    const outcome =
-      chunks?.length === 0
-        ? { same: [], different: [], rows: 0n, differences: 0 }
-        : await compareTable(pair, comparison, this.#found);
+    const { table } = comparison;
+    const { shadowId } = this.#options;
+    const outcome = await compareTable(pair, comparison, { found: this.#found, shadowId });
     this.#tablesVerified += 1;
     if (outcome === undefined) {
       this.#unverified.push(`${nameOf(table)} (rewritten or locked meanwhile)`);
       return undefined;
     }
-    const read = chunks?.length ?? outcome.same.length + outcome.different.length;
-    if (chunks === undefined) this.#chunks += read;
+    const read = outcome.chunks?.length ?? outcome.same.length + outcome.different.length;
+    if (outcome.chunks === undefined) this.#chunks += read;
     this.#chunksRead += read;
     this.#rows += outcome.rows;
     if (outcome.different.length > 0) this.#different.set(table.oid, outcome.different);
@@ -225,7 +223,7 @@ class Verification {
   }
 
   async #record(
-    { table, chunks, isMarked }: TableComparison,
+    { table, isMarked }: TableComparison,
     outcome: TableOutcome,
     { lsn }: Moment,
     marks: Marks,
@@ -233,7 +231,7 @@ class Verification {
     const { shadowId } = this.#options;
     if (shadowId === undefined || lsn === undefined || !isMarked) return;
     const { oid } = table;
-    await recordTable(this.#control, { ...outcome, shadowId, oid, lsn, marks, chunks });
+    await recordTable(this.#control, { ...outcome, shadowId, oid, lsn, marks });
   }
 
   async #conclude(
@@ -244,7 +242,7 @@ class Verification {
     const verdict: Verdict = {
       scope,
       lsn,
-      caveats: caveatsOf(scope, this.#options.moment),
+      caveats: caveatsOf(this.#options.moment),
       tables: this.#tablesVerified,
       rows: Number(this.#rows),
       chunksRead: this.#chunksRead,
@@ -274,7 +272,7 @@ class Verification {
   }
 }
 
-function caveatsOf(scope: Verdict['scope'], moment: MomentChoice): readonly string[] {
+function caveatsOf(moment: MomentChoice): readonly string[] {
   if (moment.kind === 'now') {
     return [
       'no follower keeps a fence: this is exact only if nobody wrote to either side meanwhile',
@@ -283,9 +281,5 @@ function caveatsOf(scope: Verdict['scope'], moment: MomentChoice): readonly stri
   if (moment.kind === 'snapshot') {
     return ['this is exact only if nobody has written to the target since it was copied'];
   }
-  return scope === 'incremental'
-    ? [
-        'only what the source changed was read: what others wrote on the target is found with --full',
-      ]
-    : [];
+  return [];
 }
