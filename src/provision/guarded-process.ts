@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { type Readable, Writable } from 'node:stream';
@@ -12,10 +12,10 @@ import type { Account } from './server-account.ts';
  * A server that cannot outlive this process, however that dies.
  *
  * A small shell stands between: it starts the server, tells its process id, and waits for it. A second
- * one beside it reads a pipe that only we hold. When the pipe ends without a word, we are gone (kill -9
- * included), and it stops the server. Where util-linux's setpriv exists, the kernel also stops the
- * server should the shell itself be killed. All are in sessions of their own, so Ctrl-C reaches only us
- * and the order of stopping stays ours.
+ * one beside it reads a pipe that only we hold. When the pipe ends, we are gone (kill -9 included), and
+ * it stops the server. Where util-linux's setpriv exists, the kernel also stops the server should the
+ * shell itself be killed. All are in sessions of their own, so Ctrl-C reaches only us and the order of
+ * stopping stays ours.
  *
  * SIGINT is sent again and again: a server ignores it until it has installed its handlers.
  */
@@ -25,7 +25,7 @@ if setpriv --pdeathsig INT true 2>/dev/null; then set -- setpriv --pdeathsig INT
 server=$!
 echo "$server"
 (
-  read -r word && exit
+  read -r word
   left=100
   while [ "$left" -gt 0 ] && kill -0 "$server"; do
     if [ "$left" -gt 50 ]; then kill -INT "$server"; else kill -QUIT "$server"; fi
@@ -34,8 +34,11 @@ echo "$server"
   done
   kill -KILL "$server"
 ) <&3 >/dev/null 2>&1 &
+guard=$!
 exec 3<&-
 wait "$server"
+kill "$guard" 2>/dev/null
+wait "$guard"
 `;
 
 /**
@@ -75,31 +78,35 @@ export async function spawnGuarded(options: {
   const { stdout, stderr } = shell;
   const lifeline = shell.stdio[3];
   assert(stdout && stderr && lifeline instanceof Writable, 'a guarded process has its pipes');
-  const lifelines: Writable[] = [lifeline];
+  let guard: ChildProcess | undefined;
   let isOver = false;
   const exited = (async () => {
     await once(shell, 'exit');
     isOver = true;
-    // The guards hear that all is well, and go.
-    for (const line of lifelines) line.on('error', () => undefined).end('released\n');
+    lifeline.destroy();
+    if (guard === undefined) return;
+    guard.stdin?.end('all is well\n');
+    // Not left to whoever adopts it: the first process of a container may not look after orphans.
+    await once(guard, 'exit');
   })();
   const [line] = await Promise.race([
     once(createInterface({ input: stdout }), 'line'),
     exited.then(() => ['0']),
   ]);
   const processId = Number(line);
-  if (options.removeAfterDeath !== undefined && !isOver) {
-    lifelines.push(guardFolder(options.removeAfterDeath, processId));
-  }
+  const folder = options.removeAfterDeath;
+  if (folder !== undefined && !isOver) guard = spawnFolderGuard(folder, processId);
   return { processId, stderr, exited, hasExited: () => isOver };
 }
 
-function guardFolder(folder: string, processId: number): Writable {
+function spawnFolderGuard(folder: string, processId: number): ChildProcess {
   const guard = spawn('/bin/sh', ['-c', FOLDER_SCRIPT, 'sh', String(processId), folder], {
     cwd: '/',
     env: SERVER_ENVIRONMENT,
     detached: true,
     stdio: ['pipe', 'ignore', 'ignore'],
   });
-  return guard.stdin;
+  // It may be gone before we tell it something, as everything may.
+  guard.stdin.on('error', () => undefined);
+  return guard;
 }
