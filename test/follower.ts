@@ -3,29 +3,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
-import { formatLsn, lsn, parseLsn } from '#src/core/lsn.ts';
+import { lsn, parseLsn } from '#src/core/lsn.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
 import { createLogicalSlot } from '#src/db/postgres/create-slot.ts';
-import { identifySystem } from '#src/db/postgres/slot.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createLogger } from '#src/lib/log.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
-import { chooseProgress, initProgress, takeLease } from '#src/shadow/lease.ts';
-import {
-  chooseStreamFormat,
-  insertRelations,
-  insertShadow,
-  installLedger,
-  readShadows,
-  type ShadowRecord,
-} from '#src/shadow/ledger.ts';
+import type { ShadowRecord } from '#src/shadow/ledger.ts';
 import { createPublication } from '#src/shadow/publication.ts';
-import { planChunking } from '#src/shadow/verify/chunking.ts';
 
+import { recordFollowedShadow } from './followed-shadow.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from './postgres.ts';
 
 export type FollowedPair = AsyncDisposable & {
@@ -113,40 +104,15 @@ async function registerShadow(
     applicationName: name,
     deadlineMs: 30_000,
   });
-  const system = await identifySystem(slot.connection);
-  await installLedger(target.session);
-  const progress = await chooseProgress(target.session);
-  const record: ShadowRecord = {
+  return await recordFollowedShadow({
+    source: source.session,
+    target: target.session,
     shadowId,
-    sourceSystemId: system.systemId,
-    sourceTimeline: system.timeline,
-    sourceDatabase: source.name,
-    sourceAddress: source.name,
-    slotName: name,
-    publicationName: name,
-    publicationOid: publication.oid,
-    originName: progress.kind === 'origin' ? name : undefined,
-    selection: EVERYTHING,
-    isFollowed: true,
-    streamFormat: chooseStreamFormat(tables),
-    consistentLsn: slot.consistentLsn,
+    tables,
+    publication,
+    slot: { name, consistentLsn: slot.consistentLsn },
     spoolDirectory,
-    sourceWalBytesMax: 2 ** 40,
-    phase: 'following',
-    stopCode: undefined,
-    stopMessage: undefined,
-  };
-  await insertShadow(target.session, record);
-  await insertRelations(target.session, shadowId, tables);
-  await target.session.query(
-    `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,
-  );
-  await initProgress(target.session, record, slot.consistentLsn);
-  await planChunking({ source: source.session, target: target.session, shadowId, tables });
-  const epoch = await takeLease(target.session, shadowId, 'a test');
-  const [shadow] = await readShadows(target.session);
-  if (shadow === undefined) throw new Error('the shadow was registered');
-  return { shadow, epoch };
+  });
 }
 
 async function catchUp(

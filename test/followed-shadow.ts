@@ -1,0 +1,69 @@
+import { hostname } from 'node:os';
+
+import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import { EVERYTHING } from '#src/core/selection.ts';
+import type { Table } from '#src/core/table.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import { identifySource } from '#src/shadow/clone/register.ts';
+import { chooseProgress, initProgress, takeLease } from '#src/shadow/lease.ts';
+import {
+  chooseStreamFormat,
+  insertRelations,
+  insertShadow,
+  installLedger,
+  readShadows,
+  type ShadowRecord,
+} from '#src/shadow/ledger.ts';
+import type { Publication } from '#src/shadow/publication.ts';
+import { planChunking } from '#src/shadow/verify/chunking.ts';
+
+/**
+ * Put on the target's record what a clone would have by the end of its copy: every table is copied as
+ * of the slot's consistent point, and the caller is the runner.
+ */
+export async function recordFollowedShadow(options: {
+  readonly source: Session;
+  /** Holds the lease from now on. */
+  readonly target: Session;
+  readonly shadowId: string;
+  readonly tables: readonly Table[];
+  readonly publication: Publication;
+  readonly slot: { readonly name: string; readonly consistentLsn: Lsn };
+  readonly spoolDirectory: string;
+}): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
+  const { source, target, shadowId, tables, publication, slot } = options;
+  const system = await identifySource(source);
+  await installLedger(target);
+  const progress = await chooseProgress(target);
+  const record: ShadowRecord = {
+    shadowId,
+    sourceSystemId: system.systemId,
+    sourceTimeline: system.timeline,
+    sourceDatabase: system.database,
+    sourceAddress: system.database,
+    slotName: slot.name,
+    publicationName: publication.name,
+    publicationOid: publication.oid,
+    originName: progress.kind === 'origin' ? slot.name : undefined,
+    selection: EVERYTHING,
+    isFollowed: true,
+    streamFormat: chooseStreamFormat(tables),
+    consistentLsn: slot.consistentLsn,
+    spoolDirectory: options.spoolDirectory,
+    sourceWalBytesMax: 2 ** 40,
+    phase: 'following',
+    stopCode: undefined,
+    stopMessage: undefined,
+  };
+  await insertShadow(target, record);
+  await insertRelations(target, shadowId, tables);
+  await target.query(
+    `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,
+  );
+  await initProgress(target, record, slot.consistentLsn);
+  await planChunking({ source, target, shadowId, tables });
+  const epoch = await takeLease(target, shadowId, `process ${process.pid} on ${hostname()}`);
+  const [shadow] = await readShadows(target);
+  if (shadow === undefined) throw new Error('the shadow was recorded');
+  return { shadow, epoch };
+}
