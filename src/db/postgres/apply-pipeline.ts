@@ -18,7 +18,6 @@ import type { MessageWriter } from '#src/wire/postgres/message-writer.ts';
 import { TAG } from '#src/wire/postgres/pgoutput.ts';
 
 import {
-  type ApplyStatement,
   type ApplyTable,
   copyIn,
   deleteMany,
@@ -26,13 +25,19 @@ import {
   elementOid,
   insertMany,
   insertOne,
-  knownIndexes,
   updateMany,
   updateOne,
 } from './apply-table.ts';
+import type { PreparedStatement, PreparedStatements } from './prepared-statements.ts';
 
-/** What the server must answer to one statement of a pipeline; undefined: nothing that is checked. */
-export type Expectation = { readonly table: ApplyTable; readonly rows: number } | undefined;
+/** What a statement of a pipeline is for, and what the server must answer. */
+export type Expectation =
+  | { readonly kind: 'rows'; readonly table: ApplyTable; readonly rows: number }
+  /** These fail by themselves, with division_by_zero, when their row is not there. */
+  | { readonly kind: 'lease' | 'progress' }
+  | { readonly kind: 'nothing' };
+
+const NOTHING: Expectation = { kind: 'nothing' };
 
 /** Up to this many rows, single statements are cheaper than arrays. */
 const SINGLE_ROWS_MAX = 2;
@@ -40,28 +45,24 @@ const SINGLE_ROWS_MAX = 2;
 const COPY_ROWS_MIN = 50;
 /** Rows of one array statement: its parameters stay far below the limit of a message. */
 const ARRAY_ROWS_MAX = 20_000;
-/** Prepared statements are forgotten beyond this number, for the memory of the server. */
-export const PREPARED_MAX = 1_000;
 
 /**
  * Builds what is sent to the target in one go, and remembers what each statement must answer.
  *
- * Statements are prepared by their text, once a session. COPY goes by simple query, which needs no
- * answer before its rows are sent: a server that failed before ignores them.
+ * Statements are prepared once a session. COPY goes by simple query, which needs no answer before its
+ * rows are sent: a server that failed before ignores them.
  */
 export class ApplyPipeline {
   readonly expectations: Expectation[] = [];
   /** ReadyForQuery messages to wait for. */
   answers = 0;
-  /** The first value that comes back is the epoch of the lease. */
-  checksLease = false;
 
   readonly #to: MessageWriter;
-  readonly #prepared: Map<string, string>;
+  readonly #prepared: PreparedStatements;
   readonly #arrays: ArrayParameters;
   #needsSync = false;
 
-  constructor(to: MessageWriter, prepared: Map<string, string>, arrays: ArrayParameters) {
+  constructor(to: MessageWriter, prepared: PreparedStatements, arrays: ArrayParameters) {
     this.#to = to;
     this.#prepared = prepared;
     this.#arrays = arrays;
@@ -76,11 +77,14 @@ export class ApplyPipeline {
     return this.#to.length;
   }
 
-  /** Several statements without parameters; `statements` is how many answers they give. */
-  query(sql: string, statements: number): void {
+  /** Statements without parameters, and what each is for. */
+  query(statements: readonly (string | readonly [string, Expectation])[]): void {
     this.sync();
-    writeQuery(this.#to, sql);
-    for (let i = 0; i < statements; i++) this.expectations.push(undefined);
+    const parts = statements.map((one) =>
+      typeof one === 'string' ? ([one, NOTHING] as const) : one,
+    );
+    writeQuery(this.#to, parts.map(([sql]) => sql).join('; '));
+    for (const [, expectation] of parts) this.expectations.push(expectation);
     this.answers += 1;
   }
 
@@ -107,11 +111,11 @@ export class ApplyPipeline {
   row(change: RowChange<ApplyTable>): void {
     const { tag, table, bytes, before, after } = change;
     if (tag === TAG.insert) {
-      this.#one(table, insertOne(table), { bytes, key: after, row: after });
+      this.#one(table, this.#insertOne(table), { bytes, key: after, row: after });
     } else if (tag === TAG.delete) {
-      this.#one(table, deleteOne(table), { bytes, key: before, row: before });
+      this.#one(table, this.#deleteOne(table), { bytes, key: before, row: before });
     } else {
-      const statement = updateOne(table, unchangedColumns(bytes, after));
+      const statement = this.#updateOne(table, unchangedColumns(bytes, after));
       this.#one(table, statement, { bytes, key: before >= 0 ? before : after, row: after });
     }
   }
@@ -125,78 +129,94 @@ export class ApplyPipeline {
   }
 
   #deletes(table: ApplyTable, entries: readonly NetEntry[]): void {
-    if (takesArrays(table, entries, table.keyIndexes)) {
-      this.#many(table, deleteMany(table), entries);
-    } else {
-      for (const { bytes, at } of entries) {
-        this.#one(table, deleteOne(table), { bytes, key: at, row: at });
-      }
+    const many = this.#prepared.get(table, 'deleteMany', () => deleteMany(table));
+    if (takesArrays(table, entries, many.indexes)) {
+      this.#many(table, many, entries);
+      return;
     }
+    const one = this.#deleteOne(table);
+    for (const { bytes, at } of entries) this.#one(table, one, { bytes, key: at, row: at });
   }
 
   #updates(table: ApplyTable, entries: readonly NetEntry[], unchanged: string): void {
-    if (takesArrays(table, entries, knownIndexes(table, unchanged))) {
-      this.#many(table, updateMany(table, unchanged), entries);
-    } else {
-      const statement = updateOne(table, unchanged);
-      for (const { bytes, at } of entries) this.#one(table, statement, { bytes, key: at, row: at });
+    const shape = `updateMany ${unchanged}`;
+    const many = this.#prepared.get(table, shape, () => updateMany(table, unchanged));
+    if (takesArrays(table, entries, many.indexes)) {
+      this.#many(table, many, entries);
+      return;
     }
+    const one = this.#updateOne(table, unchanged);
+    for (const { bytes, at } of entries) this.#one(table, one, { bytes, key: at, row: at });
   }
 
   #inserts(table: ApplyTable, entries: readonly NetEntry[]): void {
-    const indexes = table.columns.map((_, i) => i);
     if (entries.length >= COPY_ROWS_MIN) {
       this.sync();
       writeQuery(this.#to, copyIn(table));
       writeCopyRows(this.#to, entries, table.format);
       this.#to.bytes(copyDone());
-      this.expectations.push({ table, rows: entries.length });
+      this.expectations.push({ kind: 'rows', table, rows: entries.length });
       this.answers += 1;
-    } else if (takesArrays(table, entries, indexes)) {
-      this.#many(table, insertMany(table), entries);
-    } else {
-      for (const { bytes, at } of entries) {
-        this.#one(table, insertOne(table), { bytes, key: at, row: at });
-      }
+      return;
     }
+    const many = this.#prepared.get(table, 'insertMany', () => insertMany(table));
+    if (takesArrays(table, entries, many.indexes)) {
+      this.#many(table, many, entries);
+      return;
+    }
+    const one = this.#insertOne(table);
+    for (const { bytes, at } of entries) this.#one(table, one, { bytes, key: at, row: at });
   }
 
-  #many(table: ApplyTable, statement: ApplyStatement, entries: readonly NetEntry[]): void {
+  #insertOne(table: ApplyTable): PreparedStatement {
+    return this.#prepared.get(table, 'insertOne', () => insertOne(table));
+  }
+
+  #updateOne(table: ApplyTable, unchanged: string): PreparedStatement {
+    const shape = unchanged === '' ? 'updateOne' : `updateOne ${unchanged}`;
+    return this.#prepared.get(table, shape, () => updateOne(table, unchanged));
+  }
+
+  #deleteOne(table: ApplyTable): PreparedStatement {
+    return this.#prepared.get(table, 'deleteOne', () => deleteOne(table));
+  }
+
+  #many(table: ApplyTable, statement: PreparedStatement, entries: readonly NetEntry[]): void {
     for (let first = 0; first < entries.length; first += ARRAY_ROWS_MAX) {
-      const some = entries.slice(first, first + ARRAY_ROWS_MAX);
-      this.#arrays.fill(some, statement.indexes, table.format);
+      const some =
+        entries.length <= ARRAY_ROWS_MAX ? entries : entries.slice(first, first + ARRAY_ROWS_MAX);
+      this.#arrays.fill(some, statement.indexes);
       this.#bind(table, statement);
       statement.indexes.forEach((index, i) => {
-        this.#arrays.write(this.#to, i, elementOid(table, index));
+        this.#arrays.write(this.#to, i, { oid: elementOid(table, index), format: table.format });
       });
-      this.#execute({ table, rows: some.length });
+      this.#execute({ kind: 'rows', table, rows: some.length });
     }
+    this.#arrays.clear();
   }
 
   #one(
     table: ApplyTable,
-    statement: ApplyStatement,
+    statement: PreparedStatement,
     tuples: { readonly bytes: Buffer; readonly key: number; readonly row: number },
   ): void {
     const { bytes, key, row } = tuples;
     this.#bind(table, statement);
     writeRowParameters(this.#to, { bytes, at: key }, statement.beforeIndexes, table.format);
     writeRowParameters(this.#to, { bytes, at: row }, statement.indexes, table.format);
-    this.#execute({ table, rows: 1 });
+    this.#execute({ kind: 'rows', table, rows: 1 });
   }
 
-  #bind(table: ApplyTable, statement: ApplyStatement): void {
-    let name = this.#prepared.get(statement.sql);
-    if (name === undefined) {
-      name = `s${this.#prepared.size}`;
-      this.#prepared.set(statement.sql, name);
-      writeParse(this.#to, name, statement.sql, statement.parameterOids);
+  #bind(table: ApplyTable, statement: PreparedStatement): void {
+    if (!statement.isParsed) {
+      statement.isParsed = true;
+      writeParse(this.#to, statement.name, statement.sql, statement.parameterOids);
     }
     const isBinary = statement.parameterOids.length > 0 || table.format === 'binary';
     beginBind(this.#to, {
       portal: '',
-      statement: name,
-      formats: [isBinary ? 1 : 0],
+      statement: statement.name,
+      formats: isBinary ? BINARY : TEXT,
       parameters: statement.beforeIndexes.length + statement.indexes.length,
     });
   }
@@ -209,13 +229,19 @@ export class ApplyPipeline {
   }
 }
 
+const BINARY: readonly number[] = [1];
+const TEXT: readonly number[] = [0];
+
+/** Arrays pay off from some rows on, where each column can be an array of its values or of their text. */
 function takesArrays(
   table: ApplyTable,
   entries: readonly NetEntry[],
   indexes: readonly number[],
 ): boolean {
   if (entries.length <= SINGLE_ROWS_MAX) return false;
-  return (
-    table.format === 'text' || !indexes.some((index) => table.columns[index]?.isArray === true)
-  );
+  return indexes.every((index) => {
+    const column = table.columns[index];
+    if (column === undefined) return false;
+    return table.format === 'text' ? column.isCastInput : !column.isArray && column.arrayOid !== 0;
+  });
 }

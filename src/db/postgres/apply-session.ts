@@ -5,7 +5,6 @@ import { ArrayParameters } from '#src/wire/postgres/apply-encoder.ts';
 import {
   BACKEND,
   decodeCommandComplete,
-  decodeDataRow,
   decodeServerMessage,
   rowsOfCommandTag,
   type ServerMessage,
@@ -15,8 +14,10 @@ import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
 import { TAG } from '#src/wire/postgres/pgoutput.ts';
 
-import { ApplyPipeline, type Expectation, PREPARED_MAX } from './apply-pipeline.ts';
+import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
+import { PreparedStatements } from './prepared-statements.ts';
+import { sqlstateOf } from './server-error.ts';
 import type { WireConnection } from './wire-connection.ts';
 
 /**
@@ -26,6 +27,8 @@ import type { WireConnection } from './wire-connection.ts';
  *
  * A transaction begins with the lease (its epoch is read FOR SHARE, trap 20) and ends with the progress
  * (the replication origin's, or a row of understudy.progress), so rows and progress cannot part (I3).
+ * Both fail on the server when they are not as they must be, so nothing behind them has an effect.
+ *
  * Each batch runs behind a savepoint. Affected rows are checked before the commit is sent (trap 12). A
  * unique violation may only come from the compaction: the batch is replayed in the exact order of the
  * source; what fails then is real, and is reported as TABLE_DIVERGED with the table in `detail`.
@@ -40,10 +43,22 @@ const REPLAY_BYTES = 1024 * 1024;
 /** A pipeline's memory is used again unless one huge row made it grow. */
 const WRITER_BYTES_KEPT = 32 * 1024 * 1024;
 
+/** Prepared statements are forgotten beyond this number, for the memory of the server. */
+const PREPARED_MAX = 1_000;
+
 /** unique_violation and exclusion_violation: the two that an order can cause. */
 const ORDER_SQLSTATES = new Set(['23505', '23P01']);
-/** Classes in which the server refuses a row of a table, not us: data, constraints, the table's shape. */
-const TABLE_CLASSES = new Set(['22', '23', '42', '44']);
+
+/**
+ * Classes of failures that say nothing of the table which a statement was about: connection, transaction
+ * state, our own prepared statements, authorization, rollback (deadlocks), resources, prerequisite state
+ * (locks), operator intervention, system, configuration file, internal. Any other is the table's refusal
+ * of a row; its triggers may raise whatever they like.
+ */
+const OTHER_CLASSES = new Set(['08', '25', '26', '28', '40', '53', '55', '57', '58', 'F0', 'XX']);
+
+/** What a check of ours fails with, see `present`. */
+const DIVISION_BY_ZERO = '22012';
 
 /** Where progress is kept: see `ledger-schema.ts`. */
 export type ProgressKind = { readonly kind: 'origin' } | { readonly kind: 'table' };
@@ -61,8 +76,8 @@ export class ApplySession {
   readonly #shadowId: string;
   readonly #epoch: bigint;
   readonly #progress: ProgressKind;
-  readonly #prepared = new Map<string, string>();
-  readonly #arrays = new ArrayParameters(() => new MessageWriter(4096));
+  readonly #prepared = new PreparedStatements();
+  readonly #arrays = new ArrayParameters();
   readonly #walker = new FrameWalker();
   #writer = new MessageWriter();
   #inTransaction = false;
@@ -82,7 +97,7 @@ export class ApplySession {
 
   /** Apply a batch in the open transaction, or in a new one. */
   async apply(batch: ChangeBatch<ApplyTable>): Promise<void> {
-    if (this.#prepared.size > PREPARED_MAX) await this.#forgetStatements();
+    if (this.#prepared.count > PREPARED_MAX) await this.#forgetStatements();
     try {
       await this.#applyNet(batch);
     } catch (error) {
@@ -97,9 +112,9 @@ export class ApplySession {
   /** Commit everything that was applied, together with the progress. Without changes it records progress only. */
   async commit(commit: ApplyCommit): Promise<void> {
     const pipeline = this.#pipeline();
-    this.#begin(pipeline);
-    for (const statement of commit.statements) pipeline.query(statement, 1);
-    pipeline.query(`${this.#progressStatement(commit)}; COMMIT`, 2);
+    this.#begin(pipeline, []);
+    for (const statement of commit.statements) pipeline.query([statement]);
+    pipeline.query([[this.#progressStatement(commit), { kind: 'progress' }], 'COMMIT']);
     await this.#run(pipeline).catch(asOperatorError);
     this.#inTransaction = false;
     this.#hasSavepoint = false;
@@ -115,8 +130,9 @@ export class ApplySession {
 
   async #applyNet(batch: ChangeBatch<ApplyTable>): Promise<void> {
     let pipeline = this.#pipeline();
-    this.#begin(pipeline);
-    this.#savepoint(pipeline);
+    const release = this.#hasSavepoint ? [`RELEASE ${SAVEPOINT}`] : [];
+    this.#begin(pipeline, [...release, SAVEPOINT]);
+    this.#hasSavepoint = true;
     for (const step of batch.steps) {
       if (step.kind === 'net') {
         for (const changes of step.tables.values()) pipeline.net(changes);
@@ -156,16 +172,38 @@ export class ApplySession {
     if (tables.length === 0) return;
     const names = tables.map((table) => `${quoteLiteral(quoteTable(table.name))}::regclass`);
     const list = `ARRAY[${names.join(', ')}]::oid[]`;
-    const rows = await this.#query(
-      `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f'
-         AND confrelid = ANY (${list}) AND conrelid <> ALL (${list}))::text`,
-    );
-    if (rows[0]?.[0] === 'true') {
-      for (const { name } of tables) await this.#query(`DELETE FROM ONLY ${quoteTable(name)}`);
-    } else {
-      const only = tables.map(({ name }) => `ONLY ${quoteTable(name)}`);
-      await this.#query(`TRUNCATE ${only.join(', ')}`);
+    try {
+      const rows = await this.#query(
+        `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE contype = 'f'
+           AND confrelid = ANY (${list}) AND conrelid <> ALL (${list}))::text`,
+      );
+      if (rows[0]?.[0] === 'true') {
+        for (const { name } of tables) await this.#query(`DELETE FROM ONLY ${quoteTable(name)}`);
+      } else {
+        const only = tables.map(({ name }) => `ONLY ${quoteTable(name)}`);
+        await this.#query(`TRUNCATE ${only.join(', ')}`);
+      }
+    } catch (error) {
+      const sqlstate = sqlstateOf(error) ?? '';
+      if (sqlstate === '' || isOtherClass(sqlstate)) throw error;
+      throw await this.#truncateError(tables, sqlstate);
     }
+  }
+
+  /** The statement names several tables: the one that is gone is meant, or else the first. */
+  async #truncateError(tables: readonly ApplyTable[], sqlstate: string): Promise<unknown> {
+    await this.#query('ROLLBACK');
+    this.#inTransaction = false;
+    this.#hasSavepoint = false;
+    let culprit = tables[0];
+    for (const table of tables) {
+      const name = quoteLiteral(quoteTable(table.name));
+      const rows = await this.#query(`SELECT (pg_catalog.to_regclass(${name}) IS NULL)::text`);
+      if (rows[0]?.[0] === 'true') culprit = table;
+    }
+    return (
+      culprit && diverged(culprit, `the target refused TRUNCATE (SQLSTATE ${sqlstate})`, sqlstate)
+    );
   }
 
   #pipeline(): ApplyPipeline {
@@ -174,18 +212,19 @@ export class ApplySession {
     return new ApplyPipeline(this.#writer, this.#prepared, this.#arrays);
   }
 
-  #begin(pipeline: ApplyPipeline): void {
-    if (this.#inTransaction) return;
+  /** Begin a transaction with the lease if none is open, and run the statements that follow. */
+  #begin(pipeline: ApplyPipeline, statements: readonly string[]): void {
+    const lease: [string, Expectation] = [this.#leaseStatement(), { kind: 'lease' }];
+    if (!this.#inTransaction) pipeline.query(['BEGIN', lease, ...statements]);
+    else if (statements.length > 0) pipeline.query(statements);
     this.#inTransaction = true;
-    const lease = `SELECT epoch FROM understudy.lease WHERE shadow_id = ${quoteLiteral(this.#shadowId)} FOR SHARE`;
-    pipeline.query(`BEGIN; ${lease}`, 2);
-    pipeline.checksLease = true;
   }
 
-  #savepoint(pipeline: ApplyPipeline): void {
-    if (this.#hasSavepoint) pipeline.query(`RELEASE ${SAVEPOINT}; ${SAVEPOINT}`, 2);
-    else pipeline.query(SAVEPOINT, 1);
-    this.#hasSavepoint = true;
+  #leaseStatement(): string {
+    const id = quoteLiteral(this.#shadowId);
+    return present(
+      `SELECT FROM understudy.lease WHERE shadow_id = ${id} AND epoch = ${this.#epoch} FOR SHARE`,
+    );
   }
 
   #progressStatement({ endLsn, commitTimeMs }: ApplyCommit): string {
@@ -194,7 +233,9 @@ export class ApplySession {
       const time = quoteLiteral(new Date(commitTimeMs).toISOString());
       return `SELECT pg_catalog.pg_replication_origin_xact_setup(${position}, ${time}::timestamptz)`;
     }
-    return `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${quoteLiteral(this.#shadowId)}`;
+    const id = quoteLiteral(this.#shadowId);
+    const update = `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${id}`;
+    return `WITH u AS (${update} RETURNING 1) ${present('SELECT FROM u')}`;
   }
 
   async #forgetStatements(): Promise<void> {
@@ -216,26 +257,29 @@ export class ApplySession {
       this.#receive(pipeline),
       this.#connection.write(pipeline.take()),
     ]);
-    const { error, rows, firstValue } = outcome;
-    if (error !== undefined) throw new RefusedStatement(error, pipeline.expectations[rows.length]);
-    if (pipeline.checksLease && firstValue !== String(this.#epoch)) {
-      throw new OperatorError('LEASE_LOST', `shadow ${this.#shadowId} has a newer runner`);
+    const { error, rows } = outcome;
+    if (error !== undefined) {
+      const expectation = pipeline.expectations[rows.length];
+      if (expectation?.kind === 'lease' && error.code === DIVISION_BY_ZERO) {
+        throw new OperatorError('LEASE_LOST', `shadow ${this.#shadowId} has a newer runner`);
+      }
+      throw new RefusedStatement(error, expectation);
     }
     pipeline.expectations.forEach((expectation, i) => {
-      if (expectation === undefined || rows[i] === expectation.rows) return;
-      throw diverged(expectation.table, `${expectation.rows - (rows[i] ?? 0)} rows are missing`);
+      if (expectation.kind !== 'rows' || rows[i] === expectation.rows) return;
+      const missing = expectation.rows - (rows[i] ?? 0);
+      throw diverged(expectation.table, `${missing} of ${expectation.rows} rows are not there`);
     });
   }
 
+  /** The first error, and how many rows each statement before it touched. */
   async #receive(pipeline: ApplyPipeline): Promise<{
     error: ServerMessage | undefined;
     rows: readonly number[];
-    firstValue: string | undefined;
   }> {
     const walker = this.#walker;
     const rows: number[] = [];
     let error: ServerMessage | undefined;
-    let firstValue: string | undefined;
     for (let answers = 0; answers < pipeline.answers;) {
       const chunk = await this.#connection.read();
       if (chunk === undefined) {
@@ -245,23 +289,26 @@ export class ApplySession {
       while (walker.next()) {
         if (walker.tag === BACKEND.readyForQuery) answers += 1;
         else if (walker.tag === BACKEND.errorResponse) error ??= decodeServerMessage(walker);
-        else if (walker.tag === BACKEND.dataRow && firstValue === undefined) {
-          firstValue = decodeDataRow(walker)[0] ?? '';
-        } else if (walker.tag === BACKEND.commandComplete && error === undefined) {
+        else if (walker.tag === BACKEND.commandComplete && error === undefined) {
           rows.push(rowsOfCommandTag(decodeCommandComplete(walker)));
         }
       }
     }
-    return { error, rows, firstValue };
+    return { error, rows };
   }
+}
+
+/** A statement that fails with division_by_zero unless `rows` yields exactly one row. */
+function present(rows: string): string {
+  return `SELECT 1 / (SELECT count(*) FROM (${rows}) AS r)::int4`;
 }
 
 /** A statement of a pipeline that the server refused; `expectation` says for which table. */
 class RefusedStatement extends Error {
   readonly server: ServerMessage;
-  readonly expectation: Expectation;
+  readonly expectation: Expectation | undefined;
 
-  constructor(server: ServerMessage, expectation: Expectation) {
+  constructor(server: ServerMessage, expectation: Expectation | undefined) {
     super(server.code);
     this.server = server;
     this.expectation = expectation;
@@ -269,11 +316,18 @@ class RefusedStatement extends Error {
 
   toOperatorError(): OperatorError {
     const sqlstate = this.server.code;
-    const table = this.expectation?.table;
-    if (table !== undefined && TABLE_CLASSES.has(sqlstate.slice(0, 2))) {
+    const { expectation } = this;
+    if (expectation?.kind === 'progress' && sqlstate === DIVISION_BY_ZERO) {
+      return new OperatorError(
+        'SHADOW_MISSING',
+        'the progress of this shadow is gone from the target',
+      );
+    }
+    if (expectation?.kind === 'rows' && !isOtherClass(sqlstate)) {
       const constraint = this.server.constraint;
       const where = constraint === undefined ? '' : `, constraint ${constraint}`;
-      return diverged(table, `the target refused a row (SQLSTATE ${sqlstate}${where})`, sqlstate);
+      const what = `the target refused a row (SQLSTATE ${sqlstate}${where})`;
+      return diverged(expectation.table, what, sqlstate);
     }
     // Neither data nor constraint: the message names settings, locks or disks, never a row.
     const isData = sqlstate.startsWith('22') || sqlstate.startsWith('23');
@@ -284,6 +338,10 @@ class RefusedStatement extends Error {
       { detail: { sqlstate } },
     );
   }
+}
+
+function isOtherClass(sqlstate: string): boolean {
+  return OTHER_CLASSES.has(sqlstate.slice(0, 2));
 }
 
 function asOperatorError(error: unknown): never {

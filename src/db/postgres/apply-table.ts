@@ -1,4 +1,4 @@
-import { quoteIdentifier, quoteTable, type TableName } from '#src/core/table.ts';
+import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';
 import type { KeyedTable } from '#src/wire/postgres/change-batch.ts';
 
@@ -11,13 +11,18 @@ export type ApplyColumn = {
   readonly arrayOid: number;
   /** format_type() with its modifier: what a text value is cast to. */
   readonly typeName: string;
+  /** pg_attribute.atttypmod, which the stream's must equal: a cast would cut values that do not fit. */
+  readonly typeModifier: number;
   /** unnest() would take an array of arrays apart, so such a column needs another shape in binary. */
   readonly isArray: boolean;
+  /** A cast from text calls the type's own input function, as COPY does; see `readTargetColumns`. */
+  readonly isCastInput: boolean;
+  /** Its equality as an index knows it. Under an empty search_path `=` finds built-in ones only. */
+  readonly equality: string;
 };
 
 /** A table on the target that changes of one source relation go to. */
 export type ApplyTable = KeyedTable & {
-  readonly name: TableName;
   readonly columns: readonly ApplyColumn[];
   readonly format: ValueFormat;
 };
@@ -129,7 +134,7 @@ function unnested(table: ApplyTable, indexes: readonly number[]) {
   const parameters = indexes.map((_, i) => `$${i + 1}`).join(', ');
   const aliases = indexes.map((index) => `c${index}`).join(', ');
   const join = table.keyIndexes
-    .map((index) => `t.${columnName(table, index)} = ${value(index)}`)
+    .map((index) => `t.${columnName(table, index)} ${equality(table, index)} ${value(index)}`)
     .join(' AND ');
   return {
     from: `unnest(${parameters}) AS s(${aliases})`,
@@ -159,8 +164,14 @@ function assignments(
 
 function keyEquals(table: ApplyTable, firstParameter: number): string {
   return table.keyIndexes
-    .map((index, i) => `${columnName(table, index)} = $${firstParameter + i}`)
+    .map(
+      (index, i) => `${columnName(table, index)} ${equality(table, index)} $${firstParameter + i}`,
+    )
     .join(' AND ');
+}
+
+function equality(table: ApplyTable, index: number): string {
+  return table.columns[index]?.equality ?? '=';
 }
 
 function columnName(table: ApplyTable, index: number): string {

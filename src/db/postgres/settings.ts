@@ -12,6 +12,8 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   bytea_output: 'hex',
   lc_monetary: 'C',
   xmloption: 'content',
+  // Off would read a NULL in the text of an array as the word.
+  array_nulls: 'on',
   search_path: '',
   // Hidden rows must be an error, in the copy and in the verification alike (trap 5).
   row_security: 'off',

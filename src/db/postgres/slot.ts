@@ -118,7 +118,8 @@ export async function dropSlot(
   }
 }
 
-async function endOurReader(session: Session, processId: number): Promise<void> {
+/** End the walsender with this pid if it serves a connection of ours. */
+export async function endOurReader(session: Session, processId: number): Promise<void> {
   await session.query(
     `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
       WHERE pid = $1 AND starts_with(application_name, $2)`,

@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
+import { lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import { ApplySession } from '#src/db/postgres/apply-session.ts';
 import { sqlstateOf } from '#src/db/postgres/server-error.ts';
@@ -41,6 +41,10 @@ export type ApplyChangesDeps = {
   readonly failpoints: Failpoints;
 };
 
+/** An attempt that ran for so long was no failure; the next one has all of its time. */
+const WORKED_MS = 10_000;
+/** What is under way when following ends has so long to end by itself, and again to be cancelled. */
+const GRACE_MS = 1_000;
 /** How long a lost target is waited for. */
 const GIVE_UP_MS = 60_000;
 const RETRY_FIRST_MS = 100;
@@ -50,6 +54,7 @@ const ORIGIN_DEADLINE_MS = 30_000;
 const APPLY_SETTINGS = {
   // Progress is in the same transaction, so a lost tail of commits is applied again, as the native worker does.
   synchronous_commit: 'off',
+  default_transaction_isolation: 'read committed',
   // The plan of a set statement must not depend on the size of its first batch.
   plan_cache_mode: 'force_generic_plan',
   enable_seqscan: 'off',
@@ -59,23 +64,32 @@ const APPLY_SETTINGS = {
 
 /** Apply until aborted, or until it cannot go on. */
 export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
-  const { clock, log, meter } = deps;
+  const { clock, log } = deps;
   let retryMs = RETRY_FIRST_MS;
-  let workedAtMs = clock.now();
-  let appliedLsn = meter.appliedLsn;
+  let brokenAtMs: number | undefined;
   for (;;) {
+    let runningAtMs: number | undefined;
     try {
-      await attempt(deps, signal);
+      await attempt(deps, signal, () => {
+        runningAtMs = clock.now();
+      });
+      // The tables are to be read again.
+      brokenAtMs = undefined;
     } catch (error) {
       signal.throwIfAborted();
-      if (meter.appliedLsn > appliedLsn) {
-        appliedLsn = meter.appliedLsn;
-        workedAtMs = clock.now();
+      const stopped = await stopTable(deps, error).catch((failure: unknown) => ({ failure }));
+      if (stopped === true) continue;
+      const failure = stopped === false ? error : stopped.failure;
+      const now = clock.now();
+      if (
+        brokenAtMs === undefined ||
+        (runningAtMs !== undefined && now - runningAtMs > WORKED_MS)
+      ) {
+        brokenAtMs = now;
         retryMs = RETRY_FIRST_MS;
       }
-      if (await stopTable(deps, error)) continue;
-      if (!isTransient(error) || clock.now() - workedAtMs > GIVE_UP_MS) throw error;
-      const code = error instanceof OperatorError ? error.code : 'unknown';
+      if (!isTransient(failure) || now - brokenAtMs > GIVE_UP_MS) throw failure;
+      const code = failure instanceof OperatorError ? failure.code : 'unknown';
       log.warn({ code, retryMs }, 'applying was interrupted');
       await clock.sleep(retryMs, signal);
       retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
@@ -83,7 +97,11 @@ export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal):
   }
 }
 
-async function attempt(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
+async function attempt(
+  deps: ApplyChangesDeps,
+  signal: AbortSignal,
+  onRunning: () => void,
+): Promise<void> {
   const { shadow, spool, meter, clock } = deps;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
@@ -92,6 +110,7 @@ async function attempt(deps: ApplyChangesDeps, signal: AbortSignal): Promise<voi
     applicationName: `understudy ${shadow.shadowId} apply`,
     settings: APPLY_SETTINGS,
   });
+  using _ = cancelOnAbort(connection, clock, signal);
   // By SET and not at startup, where a grant of the parameter does not count yet.
   await connection.query('SET session_replication_role = replica');
   if (shadow.originName !== undefined) {
@@ -122,7 +141,31 @@ async function attempt(deps: ApplyChangesDeps, signal: AbortSignal): Promise<voi
     },
     applied,
   );
+  onRunning();
   await loop.run(signal);
+}
+
+/**
+ * A statement on the target may wait for a lock, or for ever behind a dead network. Nobody waits for it
+ * once following ends: its transaction is rolled back.
+ */
+function cancelOnAbort(connection: WireConnection, clock: Clock, signal: AbortSignal): Disposable {
+  const over = new AbortController();
+  const end = async (): Promise<void> => {
+    await clock.sleep(GRACE_MS, over.signal);
+    connection.cancel().catch(() => undefined);
+    await clock.sleep(GRACE_MS, over.signal);
+    connection.destroy();
+  };
+  const onAbort = (): void => void end().catch(() => undefined);
+  if (signal.aborted) onAbort();
+  signal.addEventListener('abort', onAbort, { once: true });
+  return {
+    [Symbol.dispose]: () => {
+      signal.removeEventListener('abort', onAbort);
+      over.abort();
+    },
+  };
 }
 
 async function readTables(
@@ -173,7 +216,8 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
   if (error.code !== 'TABLE_DIVERGED' && error.code !== 'TABLE_CHANGED') return false;
   const { shadow, meter } = deps;
   const sourceOid = Number(error.detail['relation']);
-  const at: Lsn = parseLsn(String(error.detail['lsn'] ?? '')) ?? meter.appliedLsn;
+  // What was not committed is gone, and its changes are skipped from now on: it is as of the progress.
+  const at = meter.appliedLsn;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
   });

@@ -14,7 +14,7 @@ export type GateLimit =
 
 export class ApplyGate {
   #limit: GateLimit = { kind: 'open' };
-  #standing = Promise.withResolvers<Lsn>();
+  #standing = newStanding();
   readonly #listeners = new Set<() => void>();
 
   /** Whether a transaction that commits at `commitLsn` has to wait. */
@@ -37,7 +37,7 @@ export class ApplyGate {
    * Set the limit; resolves with the applied position when the loop stands at it. Rejects when the limit
    * changes before.
    */
-  async close(limit: Exclude<GateLimit, { kind: 'open' }>): Promise<Lsn> {
+  close(limit: Exclude<GateLimit, { kind: 'open' }>): Promise<Lsn> {
     this.#set(limit);
     return this.#standing.promise;
   }
@@ -60,10 +60,15 @@ export class ApplyGate {
   #set(limit: GateLimit): void {
     const standing = this.#standing;
     this.#limit = limit;
-    this.#standing = Promise.withResolvers();
-    // Somebody may or may not wait for the old one.
-    standing.promise.catch(() => undefined);
+    this.#standing = newStanding();
     standing.reject(new Error('the limit of the apply gate was changed'));
     for (const listener of this.#listeners) listener();
   }
+}
+
+/** Somebody may or may not wait for it, so its failure is not unhandled. */
+function newStanding(): PromiseWithResolvers<Lsn> {
+  const standing = Promise.withResolvers<Lsn>();
+  standing.promise.catch(() => undefined);
+  return standing;
 }

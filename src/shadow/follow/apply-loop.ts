@@ -1,10 +1,10 @@
-import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import type { Lsn } from '#src/core/lsn.ts';
 import { quoteTable } from '#src/core/table.ts';
 import type { ApplySession } from '#src/db/postgres/apply-session.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
-import type { SpoolBlock, SpoolPosition } from '#src/stream/spool/format.ts';
+import type { SpoolBlock } from '#src/stream/spool/format.ts';
 import type { SpoolReader } from '#src/stream/spool/reader.ts';
 import { ChangeBatch } from '#src/wire/postgres/change-batch.ts';
 import {
@@ -12,6 +12,7 @@ import {
   type CommitPoint,
   readBeginCommitLsn,
   readCommit,
+  readIsFirstBlock,
   readLogicalMessage,
   readRelation,
   readRelationOid,
@@ -26,6 +27,7 @@ import type { ApplyGate } from './apply-gate.ts';
 import { DirtyMarks } from './dirty-marks.ts';
 import { describeShapeChange, type FollowedTable } from './followed-table.ts';
 import { HEARTBEAT_PREFIX } from './heartbeat.ts';
+import { OpenStreams } from './open-streams.ts';
 
 /**
  * Reads the spool and applies it: whole source transactions in commit order, many in one transaction of
@@ -44,8 +46,8 @@ import { HEARTBEAT_PREFIX } from './heartbeat.ts';
  */
 export type ApplyLoopDeps = {
   readonly shadowId: string;
-  readonly session: ApplySession;
-  readonly reader: SpoolReader;
+  readonly session: Pick<ApplySession, 'apply' | 'commit' | 'rollback'>;
+  readonly reader: Pick<SpoolReader, 'tryRead' | 'read' | 'readAt'>;
   /** By source OID. */
   readonly tables: ReadonlyMap<number, FollowedTable>;
   readonly gate: ApplyGate;
@@ -67,6 +69,8 @@ export type Applied = {
 
 const BATCH_ROWS_MAX = 10_000;
 const BATCH_BYTES_MAX = 8 * 1024 * 1024;
+/** A batch keeps the blocks alive that its rows lie in, also where most of them is skipped. */
+const BATCH_BLOCK_BYTES_MAX = 32 * 1024 * 1024;
 /** Empty transactions alone move the progress at most this often. */
 const EMPTY_COMMIT_MS = 1_000;
 
@@ -75,16 +79,15 @@ type Transaction = {
   readonly isSkipped: boolean;
 };
 
-/** A part of a streamed transaction: messages [from, to) of the block at `position`. */
-type Extent = { readonly position: SpoolPosition; readonly from: number; readonly to: number };
-
-type OpenStream = { readonly extents: Extent[]; readonly abortedXids: Set<number> };
-
 /** What the next commit on the target will hold, beyond the current batch. */
 type Group = {
   batch: ChangeBatch<FollowedTable>;
+  /** Of the blocks that were read for the batch. */
+  blockBytes: number;
   transactions: number;
+  /** Of earlier batches. */
   rows: number;
+  /** The last transaction that is complete. */
   end: CommitPoint | undefined;
   heartbeatMs: number | undefined;
 };
@@ -93,12 +96,11 @@ export class ApplyLoop {
   readonly #deps: ApplyLoopDeps;
   readonly #marks: DirtyMarks;
   readonly #shapeChanges = new Map<number, string>();
-  readonly #streams = new Map<number, OpenStream>();
+  readonly #streams = new OpenStreams();
   /** Commit ends of the last transactions committed on the target, and taken in. */
   #applied: Lsn;
   #endLsn: Lsn;
   #transaction: Transaction | undefined;
-  #streaming: { readonly stream: OpenStream; from: number } | undefined;
   #group: Group = emptyGroup();
   #job: Promise<void> = Promise.resolve();
   #committedAtMs = 0;
@@ -152,12 +154,15 @@ export class ApplyLoop {
 
   async #messages(block: SpoolBlock, signal: AbortSignal): Promise<void> {
     const { bytes, offsets } = block;
-    if (this.#streaming !== undefined) this.#streaming.from = 0;
+    this.#holdBlock(block);
+    this.#streams.beginSpoolBlock();
     for (let i = 0; i < block.count; i++) {
       const at = offsets[2 * i] ?? 0;
       const tag = bytes[at] ?? 0;
-      if (this.#streaming !== undefined) {
-        if (tag === TAG.streamStop) this.#endExtent(block, i);
+      if (this.#streams.isInBlock) {
+        if (tag !== TAG.streamStop) continue;
+        this.#streams.endExtent(block, i);
+        this.#streams.stop();
         continue;
       }
       switch (tag) {
@@ -167,30 +172,30 @@ export class ApplyLoop {
         case TAG.commit:
           await this.#commit(readCommit(bytes, at));
           break;
-        case TAG.streamStart: {
-          const stream = this.#stream(readXid(bytes, at));
-          this.#streaming = { stream, from: i + 1 };
+        case TAG.streamStart:
+          this.#streams.start(readXid(bytes, at), readIsFirstBlock(bytes, at), i + 1);
           break;
-        }
         case TAG.streamAbort:
-          this.#streamAbort(readStreamAbort(bytes, at));
+          this.#streams.abort(readStreamAbort(bytes, at));
           break;
         case TAG.streamCommit:
           await this.#streamCommit(readStreamCommit(bytes, at), signal);
           break;
         default:
-          await this.#content(tag, bytes, { body: at + 1, end: offsets[2 * i + 1] ?? 0 });
+          // Without a promise for each row, of which there are many.
+          this.#content(tag, bytes, { body: at + 1, end: offsets[2 * i + 1] ?? 0 });
+          if (this.#isBatchLarge()) await this.#submitBatch();
       }
     }
-    if (this.#streaming !== undefined) this.#endExtent(block, block.count, true);
+    this.#streams.endExtent(block, block.count);
   }
 
   /** R, I, U, D, T, M, O, Y: what is between a transaction's begin and commit. */
-  async #content(
+  #content(
     tag: number,
     bytes: Buffer,
     message: { readonly body: number; readonly end: number },
-  ): Promise<void> {
+  ): void {
     const { body, end } = message;
     if (tag === TAG.relation) {
       this.#relation(bytes, body);
@@ -205,9 +210,7 @@ export class ApplyLoop {
     if (transaction.isSkipped) return;
     if (tag === TAG.insert || tag === TAG.update || tag === TAG.delete) {
       const table = this.#tableFor(readRelationOid(bytes, body), transaction);
-      if (table === undefined) return;
-      this.#group.batch.addRow(table, { tag, bytes, body, end });
-      await this.#applyIfLarge();
+      if (table !== undefined) this.#group.batch.addRow(table, { tag, bytes, body, end });
     } else if (tag === TAG.truncate) {
       const tables = readTruncate(bytes, body)
         .relationOids.map((oid) => this.#tableFor(oid, transaction))
@@ -215,6 +218,8 @@ export class ApplyLoop {
       if (tables.length > 0) this.#group.batch.addTruncate(tables);
     } else if (tag === TAG.message) {
       this.#logicalMessage(bytes, body);
+    } else if (tag !== TAG.origin && tag !== TAG.type) {
+      throw new OperatorError('PROTOCOL_VIOLATION', `message ${tag} inside of a transaction`);
     }
   }
 
@@ -234,14 +239,14 @@ export class ApplyLoop {
     throw new OperatorError(
       'TABLE_CHANGED',
       `table ${quoteTable(table.name)} was changed on the source: ${change}`,
-      { detail: { relation: oid, lsn: formatLsn(transaction.commitLsn) } },
+      { detail: { relation: oid } },
     );
   }
 
   #relation(bytes: Buffer, body: number): void {
     const relation = readRelation(bytes, body);
     const table = this.#deps.tables.get(relation.oid);
-    const change = table === undefined ? undefined : describeShapeChange(table.record, relation);
+    const change = table === undefined ? undefined : describeShapeChange(table, relation);
     if (change === undefined) this.#shapeChanges.delete(relation.oid);
     else this.#shapeChanges.set(relation.oid, change);
   }
@@ -257,9 +262,9 @@ export class ApplyLoop {
   /** A new connection: the source sends again what was not complete. */
   #reset(): void {
     this.#streams.clear();
-    this.#streaming = undefined;
-    if (this.#transaction === undefined) return;
+    const transaction = this.#transaction;
     this.#transaction = undefined;
+    if (transaction === undefined || transaction.isSkipped) return;
     // Part of it is in the batch, perhaps applied already. The loop begins again from the progress.
     throw new OperatorError('CONNECTION_LOST', 'a transaction was cut off by a new connection');
   }
@@ -277,50 +282,46 @@ export class ApplyLoop {
     group.end = point;
     this.#endLsn = point.endLsn;
     group.transactions += 1;
-    if (group.batch.rows >= BATCH_ROWS_MAX || group.rows >= BATCH_ROWS_MAX)
-      await this.#submitCommit();
-  }
-
-  #stream(xid: number): OpenStream {
-    const open = this.#streams.get(xid) ?? { extents: [], abortedXids: new Set<number>() };
-    this.#streams.set(xid, open);
-    return open;
-  }
-
-  #endExtent(block: SpoolBlock, to: number, goesOn = false): void {
-    const streaming = this.#streaming;
-    if (streaming === undefined) return;
-    if (to > streaming.from) {
-      streaming.stream.extents.push({ position: block.position, from: streaming.from, to });
-    }
-    if (!goesOn) this.#streaming = undefined;
-  }
-
-  #streamAbort({ xid, subXid }: { readonly xid: number; readonly subXid: number }): void {
-    if (xid === subXid) this.#streams.delete(xid);
-    else this.#stream(xid).abortedXids.add(subXid);
+    // Of a transaction that needed several batches, the last one need not be large.
+    if (this.#isBatchLarge() || group.rows > 0) await this.#submitCommit();
   }
 
   /** The whole transaction, out of the spool, as if it came now. */
   async #streamCommit(point: CommitPoint & { readonly xid: number }, signal: AbortSignal) {
-    const stream = this.#streams.get(point.xid);
-    this.#streams.delete(point.xid);
     await this.#begin(point.commitLsn, signal);
-    if (stream !== undefined && this.#transaction?.isSkipped === false) {
-      for (const extent of stream.extents) await this.#replay(extent, stream.abortedXids);
+    if (this.#transaction?.isSkipped === true) {
+      this.#streams.forget(point.xid);
+    } else {
+      const { extents, abortedXids } = this.#streams.take(point.xid);
+      let block: SpoolBlock | undefined;
+      for (const { position, from, to } of extents) {
+        // Small pieces of several streams may share a block.
+        const isSame =
+          block?.position.segment === position.segment && block.position.offset === position.offset;
+        if (block === undefined || !isSame) {
+          signal.throwIfAborted();
+          block = await this.#deps.reader.readAt(position);
+          this.#holdBlock(block);
+        }
+        await this.#replay(block, { from, to }, abortedXids);
+      }
     }
     await this.#commit(point);
   }
 
-  async #replay(extent: Extent, abortedXids: ReadonlySet<number>): Promise<void> {
-    const { bytes, offsets } = await this.#deps.reader.readAt(extent.position);
-    for (let i = extent.from; i < extent.to; i++) {
+  async #replay(
+    { bytes, offsets }: SpoolBlock,
+    { from, to }: { readonly from: number; readonly to: number },
+    abortedXids: ReadonlySet<number>,
+  ): Promise<void> {
+    for (let i = from; i < to; i++) {
       const at = offsets[2 * i] ?? 0;
       const tag = bytes[at] ?? 0;
       if (tag === TAG.origin) continue; // It has no xid.
       // Rolled back to a savepoint after it was streamed; a Relation is true all the same.
       if (tag !== TAG.relation && abortedXids.has(readXid(bytes, at))) continue;
-      await this.#content(tag, bytes, { body: at + 5, end: offsets[2 * i + 1] ?? 0 });
+      this.#content(tag, bytes, { body: at + 5, end: offsets[2 * i + 1] ?? 0 });
+      if (this.#isBatchLarge()) await this.#submitBatch();
     }
   }
 
@@ -331,11 +332,27 @@ export class ApplyLoop {
     if (shadowId === this.#deps.shadowId) this.#group.heartbeatMs = Number(sentMs);
   }
 
-  async #applyIfLarge(): Promise<void> {
-    const { batch } = this.#group;
-    if (batch.rows < BATCH_ROWS_MAX && batch.bytes < BATCH_BYTES_MAX) return;
-    this.#group.batch = new ChangeBatch();
-    this.#group.rows += batch.rows;
+  #isBatchLarge(): boolean {
+    const { batch, blockBytes } = this.#group;
+    return (
+      batch.rows >= BATCH_ROWS_MAX ||
+      batch.bytes >= BATCH_BYTES_MAX ||
+      (blockBytes >= BATCH_BLOCK_BYTES_MAX && batch.rows > 0)
+    );
+  }
+
+  /** Rows of this block may come into the batch. */
+  #holdBlock({ bytes }: SpoolBlock): void {
+    const group = this.#group;
+    group.blockBytes = bytes.length + (group.batch.rows === 0 ? 0 : group.blockBytes);
+  }
+
+  async #submitBatch(): Promise<void> {
+    const group = this.#group;
+    const { batch } = group;
+    group.batch = new ChangeBatch();
+    group.blockBytes = 0;
+    group.rows += batch.rows;
     await this.#submit(async () => this.#applyBatch(batch));
   }
 
@@ -390,10 +407,13 @@ export class ApplyLoop {
 
   /** The spool has nothing more: commit what is complete, and look at the gate. */
   async #idle(signal: AbortSignal): Promise<void> {
-    if (this.#transaction !== undefined) return;
+    // A failure must not wait for the next change to be seen.
+    if (this.#transaction !== undefined) {
+      await this.#job;
+      return;
+    }
     const hasRows = this.#group.batch.rows > 0 || this.#group.rows > 0;
     if (hasRows || this.#isEmptyCommitDue()) await this.#submitCommit();
-    // A failure must not wait for the next change to be seen.
     if (this.#group.end === undefined) await this.#job;
     if (this.#deps.gate.isClosedNow) await this.#stand(signal);
   }
@@ -409,11 +429,10 @@ export class ApplyLoop {
     const wake = new AbortController();
     const stop = (): void => wake.abort(signal.reason);
     using _ = gate.onChange(stop);
-    // It may have changed while the last commit was under way.
+    // Both may have happened while the last commit was under way.
+    signal.throwIfAborted();
     if (gate.isClosedNow && this.#transaction === undefined) return undefined;
     signal.addEventListener('abort', stop, { once: true });
-    // An abort before that was missed by the listener.
-    if (signal.aborted) stop();
     if (this.#group.end !== undefined && this.#transaction === undefined) {
       clock.sleep(EMPTY_COMMIT_MS, wake.signal).then(stop, () => undefined);
     }
@@ -436,11 +455,11 @@ export class ApplyLoop {
     const mustStand = (): boolean =>
       commitLsn === undefined ? gate.isClosedNow : gate.isClosedFor(commitLsn);
     while (mustStand()) {
+      signal.throwIfAborted();
       const changed = Promise.withResolvers<void>();
       const stop = (): void => changed.reject(signal.reason);
       using _ = gate.onChange(changed.resolve);
       signal.addEventListener('abort', stop, { once: true });
-      if (signal.aborted) stop();
       gate.stand(this.#applied);
       await changed.promise.finally(() => signal.removeEventListener('abort', stop));
     }
@@ -459,6 +478,7 @@ class TablesOutdated extends Error {}
 function emptyGroup(): Group {
   return {
     batch: new ChangeBatch(),
+    blockBytes: 0,
     transactions: 0,
     rows: 0,
     end: undefined,

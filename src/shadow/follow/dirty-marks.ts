@@ -1,13 +1,18 @@
-import { chunkOfInteger, chunkOfText } from '#src/core/chunk.ts';
+import { chunkOfText } from '#src/core/chunk.ts';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import { quoteLiteral } from '#src/core/table.ts';
 import type { ChangeBatch } from '#src/wire/postgres/change-batch.ts';
-import { columnOffsets, nextColumn } from '#src/wire/postgres/pgoutput.ts';
+import { nextColumn } from '#src/wire/postgres/pgoutput.ts';
 
 import type { FollowedTable } from './followed-table.ts';
 
 /** Marks that are known to be in the ledger; beyond this many they are forgotten and written again. */
 const KNOWN_MAX = 200_000;
+/** A table of which one transaction touches more chunks is marked as a whole: it is to be read whole. */
+const TABLE_CHUNKS_MAX = 50_000;
+
+/** Chunk numbers are below 2^53 unless chunks are tiny (a width below 2^10), so a number holds them. */
+type Chunk = number;
 
 /**
  * Which chunks the changes of a target transaction touch, as statements for that transaction. A chunk
@@ -16,9 +21,9 @@ const KNOWN_MAX = 200_000;
  */
 export class DirtyMarks {
   readonly #shadowId: string;
-  readonly #known = new Map<number, Set<bigint>>();
-  #knownSize = 0;
-  #chunks = new Map<number, Set<bigint>>();
+  readonly #known = new Map<number, Set<Chunk>>();
+  #knownCount = 0;
+  #chunks = new Map<number, Set<Chunk>>();
   #tables = new Set<number>();
 
   constructor(shadowId: string) {
@@ -32,12 +37,14 @@ export class DirtyMarks {
         for (const table of step.tables) this.#tables.add(table.oid);
       } else if (step.kind === 'exact') {
         for (const { table, bytes, before, after } of step.changes) {
-          if (before >= 0) this.#mark(table, bytes, before);
-          if (after >= 0) this.#mark(table, bytes, after);
+          const marks = this.#marksOf(table);
+          if (before >= 0) marks(bytes, before);
+          if (after >= 0) marks(bytes, after);
         }
       } else {
         for (const changes of step.tables.values()) {
-          for (const { bytes, at } of changes.entries()) this.#mark(changes.table, bytes, at);
+          const mark = this.#marksOf(changes.table);
+          for (const { bytes, at } of changes.entries()) mark(bytes, at);
         }
       }
     }
@@ -49,14 +56,15 @@ export class DirtyMarks {
     const position = `'${formatLsn(endLsn)}'::pg_lsn`;
     const statements: string[] = [];
     const oids: number[] = [];
-    const chunks: bigint[] = [];
+    const chunks: Chunk[] = [];
     for (const [oid, marked] of this.#chunks) {
+      if (this.#tables.has(oid)) continue;
       for (const chunk of marked) {
         oids.push(oid);
         chunks.push(chunk);
       }
     }
-    if (oids.length > 0) {
+    if (chunks.length > 0) {
       statements.push(
         `INSERT INTO understudy.dirty_chunk (shadow_id, source_oid, chunk, lsn)
          SELECT ${id}, u.o, u.c, ${position}
@@ -76,12 +84,13 @@ export class DirtyMarks {
 
   /** The transaction with the statements has committed. */
   committed(): void {
-    if (this.#knownSize > KNOWN_MAX) this.forget();
+    if (this.#knownCount > KNOWN_MAX) this.forget();
     for (const [oid, marked] of this.#chunks) {
-      const known = this.#known.get(oid) ?? new Set<bigint>();
+      if (this.#tables.has(oid)) continue;
+      const known = this.#known.get(oid) ?? new Set<Chunk>();
       this.#known.set(oid, known);
       for (const chunk of marked) known.add(chunk);
-      this.#knownSize += marked.size;
+      this.#knownCount += marked.size;
     }
     this.#chunks = new Map();
     this.#tables = new Set();
@@ -90,35 +99,66 @@ export class DirtyMarks {
   /** A fence: marks in the ledger may be removed from now on. */
   forget(): void {
     this.#known.clear();
-    this.#knownSize = 0;
+    this.#knownCount = 0;
   }
 
-  #mark(table: FollowedTable, bytes: Buffer, at: number): void {
-    const chunk = chunkOfTuple(table, bytes, at);
-    if (this.#known.get(table.oid)?.has(chunk) === true) return;
-    const marked = this.#chunks.get(table.oid);
-    if (marked === undefined) this.#chunks.set(table.oid, new Set([chunk]));
-    else marked.add(chunk);
+  /** What marks the row of a tuple of this table. */
+  #marksOf(table: FollowedTable): (bytes: Buffer, at: number) => void {
+    const chunkOf = chunkFunction(table);
+    const known = this.#known.get(table.oid);
+    const marked = this.#chunks.get(table.oid) ?? new Set<Chunk>();
+    this.#chunks.set(table.oid, marked);
+    return (bytes, at) => {
+      const chunk = chunkOf(bytes, at);
+      if (known?.has(chunk) === true || this.#tables.has(table.oid)) return;
+      marked.add(chunk);
+      if (marked.size > TABLE_CHUNKS_MAX || !Number.isSafeInteger(chunk)) {
+        this.#tables.add(table.oid);
+        marked.clear();
+      }
+    };
   }
 }
 
-function chunkOfTuple(table: FollowedTable, bytes: Buffer, at: number): bigint {
+/** The chunk of a row, from a tuple that holds its key: the number that `chunkExpression` gives in SQL. */
+function chunkFunction(table: FollowedTable): (bytes: Buffer, at: number) => Chunk {
   const { chunking, leadingIndex } = table;
-  if (chunking.strategy === 'whole') return chunkOfText(chunking, '');
-  const [offset] = columnOffsets(bytes, at, [leadingIndex]);
-  const start = (offset ?? 0) + 5;
-  const end = nextColumn(bytes, offset ?? 0);
+  if (chunking.strategy === 'whole') return () => 0;
   const isBinary = table.format === 'binary';
-  if (isBinary && chunking.strategy === 'range') {
-    return chunkOfInteger(chunking, readInteger(bytes, start, end));
-  }
-  if (isBinary && table.isLeadingUuid) return chunkOfText(chunking, uuidText(bytes, start));
-  return chunkOfText(chunking, bytes.subarray(start, end));
+  const width = Number(chunking.width);
+  return (bytes, at) => {
+    let offset = at + 2;
+    for (let i = 0; i < leadingIndex; i++) offset = nextColumn(bytes, offset);
+    const start = offset + 5;
+    const end = nextColumn(bytes, offset);
+    if (isBinary && chunking.strategy === 'range') {
+      return chunkOfBinaryInteger(bytes, { start, end }, width);
+    }
+    if (chunking.strategy === 'range') {
+      const key = Number(bytes.toString('latin1', start, end));
+      if (Number.isSafeInteger(key)) return Math.floor(key / width);
+    }
+    const key =
+      isBinary && table.isLeadingUuid ? uuidText(bytes, start) : bytes.subarray(start, end);
+    return Number(chunkOfText(chunking, key));
+  };
 }
 
-function readInteger(bytes: Buffer, start: number, end: number): bigint {
-  if (end - start === 8) return bytes.readBigInt64BE(start);
-  return BigInt(end - start === 4 ? bytes.readInt32BE(start) : bytes.readInt16BE(start));
+/**
+ * `floor(key / width)`, exact without a bigint a row: a width is a power of two, so both halves of an
+ * int8 divide without rounding as long as the result is below 2^53.
+ */
+function chunkOfBinaryInteger(
+  bytes: Buffer,
+  { start, end }: { readonly start: number; readonly end: number },
+  width: number,
+): Chunk {
+  if (end - start === 2) return Math.floor(bytes.readInt16BE(start) / width);
+  if (end - start === 4) return Math.floor(bytes.readInt32BE(start) / width);
+  const high = bytes.readInt32BE(start);
+  const low = bytes.readUInt32BE(start + 4);
+  if (width >= 2 ** 32) return Math.floor(high / (width / 2 ** 32));
+  return high * (2 ** 32 / width) + Math.floor(low / width);
 }
 
 function uuidText(bytes: Buffer, start: number): string {

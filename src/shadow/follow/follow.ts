@@ -10,7 +10,7 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
 import { readProgress } from '#src/shadow/lease.ts';
-import type { ShadowRecord } from '#src/shadow/ledger.ts';
+import { readRelationRecords, type ShadowRecord } from '#src/shadow/ledger.ts';
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
 import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
 
@@ -18,6 +18,7 @@ import { applyChanges } from './apply-changes.ts';
 import { ApplyGate } from './apply-gate.ts';
 import { sendHeartbeat } from './heartbeat.ts';
 import { LagMeter, monitor } from './monitor.ts';
+import { PublicationWatch } from './publication-watch.ts';
 import { Receiver } from './receiver.ts';
 import { serveRequests, voidRequests } from './requests.ts';
 
@@ -122,12 +123,24 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     },
     known,
   );
+  const records = await readRelationRecords(target, shadow.shadowId);
+  const { publicationName, publicationOid } = names;
+  const publication = new PublicationWatch({ name: publicationName, oid: publicationOid }, records);
   const nudge = async (): Promise<void> => sendHeartbeat(source, shadow.shadowId, clock.now());
   const resources = owned.move();
   return {
     gate,
     meter,
-    spooling: spoolingTask(deps, { names, source, target, spool, receiver, meter, known }),
+    spooling: spoolingTask(deps, {
+      names,
+      source,
+      target,
+      publication,
+      spool,
+      receiver,
+      meter,
+      known,
+    }),
     applying: async (signal) => applyChanges({ ...deps, spool, gate, meter }, signal),
     serving: async (signal) => {
       const { shadowId } = shadow;
@@ -175,6 +188,7 @@ function spoolingTask(
     readonly names: Names;
     readonly source: Session;
     readonly target: Session;
+    readonly publication: PublicationWatch;
     readonly spool: Spool;
     readonly receiver: Receiver;
     readonly meter: LagMeter;

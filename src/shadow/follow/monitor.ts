@@ -5,11 +5,11 @@ import { readLsn, readSlot, type SlotState } from '#src/db/postgres/slot.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { supervise } from '#src/lib/supervise.ts';
-import { requirePublication } from '#src/shadow/publication.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
 import type { Applied } from './apply-loop.ts';
 import { sendHeartbeat } from './heartbeat.ts';
+import type { PublicationWatch } from './publication-watch.ts';
 import type { Receiver } from './receiver.ts';
 
 /**
@@ -21,13 +21,12 @@ export type MonitorDeps = {
   readonly shadow: {
     readonly shadowId: string;
     readonly slotName: string;
-    readonly publicationName: string;
-    readonly publicationOid: number;
     readonly sourceWalBytesMax: number;
   };
   /** Sessions of its own; a commit of the target's is on disk when it returns. */
   readonly source: Session;
   readonly target: Session;
+  readonly publication: PublicationWatch;
   readonly receiver: Receiver;
   readonly spool: Spool;
   readonly meter: LagMeter;
@@ -101,7 +100,7 @@ type Seen = {
 };
 
 async function watchSource(deps: MonitorDeps, seen: Seen, signal: AbortSignal): Promise<void> {
-  const { clock, source, receiver, meter, shadow } = deps;
+  const { clock, source, publication, receiver, meter, shadow } = deps;
   let heartbeatMs = 0;
   for (;;) {
     const now = clock.now();
@@ -109,8 +108,7 @@ async function watchSource(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
       await sendHeartbeat(source, shadow.shadowId, now);
       heartbeatMs = now;
     }
-    const { publicationName: name, publicationOid: oid } = shadow;
-    await requirePublication(source, { name, oid });
+    await publication.check(source);
     const slot = await readOwnSlot(source, shadow);
     const [position] = await source.query(
       `SELECT pg_catalog.pg_current_wal_lsn() AS head,

@@ -1,6 +1,8 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { type Lsn, lsn } from '#src/core/lsn.ts';
 import { startReplication, streamError } from '#src/db/postgres/replication.ts';
+import { openSession } from '#src/db/postgres/session.ts';
+import { endOurReader, readSlot } from '#src/db/postgres/slot.ts';
 import type { WireConnection } from '#src/db/postgres/wire-connection.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -103,9 +105,25 @@ export class Receiver {
         if (!isTransient(error) || clock.now() - workedAtMs > giveUpMs) throw error;
         const code = error instanceof OperatorError ? error.code : 'unknown';
         log.warn({ code, retryMs }, 'the stream of the source was interrupted');
+        if (code === 'SLOT_IN_USE') await this.#endFormerReader();
       }
       await clock.sleep(retryMs, signal);
       retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
+    }
+  }
+
+  /**
+   * A walsender whose connection broke without a word holds the slot until its timeout. It is ours: who
+   * has the lease is the only one to read this slot.
+   */
+  async #endFormerReader(): Promise<void> {
+    const { source, applicationName, slot } = this.#deps;
+    try {
+      await using session = await openSession(source, { applicationName });
+      const state = await readSlot(session, slot);
+      if (state?.activePid !== undefined) await endOurReader(session, state.activePid);
+    } catch (error) {
+      if (!isTransient(error)) throw error;
     }
   }
 

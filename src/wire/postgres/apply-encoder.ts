@@ -32,54 +32,65 @@ function requireKind(bytes: Buffer, at: number, format: ValueFormat): void {
   }
 }
 
-/** Columns of the tuples, one array parameter each; reused from batch to batch. */
-export class ArrayParameters {
-  readonly #writers: MessageWriter[] = [];
-  readonly #hasNull: boolean[] = [];
-  #count = 0;
-  readonly #makeWriter: () => MessageWriter;
+const OFFSETS_KEPT = 1024 * 1024;
 
-  constructor(makeWriter: () => MessageWriter) {
-    this.#makeWriter = makeWriter;
-  }
+/** Columns of many tuples, one array parameter each; the memory is used again from batch to batch. */
+export class ArrayParameters {
+  /** Where the columns of each entry begin, entry by entry. */
+  #offsets = new Int32Array(4096);
+  #entries: readonly NetEntry[] = [];
+  #columns = 0;
 
   /** Take the columns `indexes` (ascending) of each entry; entry i becomes element i of every array. */
-  fill(entries: readonly NetEntry[], indexes: readonly number[], format: ValueFormat): void {
-    while (this.#writers.length < indexes.length) this.#writers.push(this.#makeWriter());
-    for (let i = 0; i < indexes.length; i++) {
-      this.#writers[i]?.reset();
-      this.#hasNull[i] = false;
+  fill(entries: readonly NetEntry[], indexes: readonly number[]): void {
+    const wanted = entries.length * indexes.length;
+    if (wanted > this.#offsets.length || this.#offsets.length > OFFSETS_KEPT) {
+      this.#offsets = new Int32Array(Math.max(wanted, 4096));
     }
-    for (const { bytes, at } of entries) this.#add(bytes, at, indexes, format);
-    this.#count = entries.length;
-  }
-
-  /** Append array number `i` as a Bind parameter: length, header, elements. */
-  write(to: MessageWriter, i: number, elementOid: number): void {
-    const elements = this.#writers[i]?.view() ?? Buffer.alloc(0);
-    to.int32(20 + elements.length);
-    to.int32(1); // dimensions
-    to.int32(this.#hasNull[i] === true ? 1 : 0);
-    to.int32(elementOid);
-    to.int32(this.#count);
-    to.int32(1); // lower bound
-    to.bytes(elements);
-  }
-
-  #add(bytes: Buffer, at: number, indexes: readonly number[], format: ValueFormat): void {
-    let next = at + 2;
-    let column = 0;
-    for (let i = 0; i < indexes.length; i++) {
-      for (; column < (indexes[i] ?? 0); column++) next = nextColumn(bytes, next);
-      const writer = this.#writers[i];
-      if (bytes[next] === VALUE.null) {
-        writer?.int32(-1);
-        this.#hasNull[i] = true;
-      } else {
-        requireKind(bytes, next, format);
-        writer?.bytes(bytes, next + 1, nextColumn(bytes, next));
+    this.#entries = entries;
+    this.#columns = indexes.length;
+    let to = 0;
+    for (const { bytes, at } of entries) {
+      let next = at + 2;
+      let column = 0;
+      for (const index of indexes) {
+        for (; column < index; column++) next = nextColumn(bytes, next);
+        this.#offsets[to++] = next;
       }
     }
+  }
+
+  /**
+   * Append the array of column number `i` of those that `fill` took as a Bind parameter: length, header,
+   * elements. https://github.com/postgres/postgres/blob/REL_18_STABLE/src/backend/utils/adt/arrayfuncs.c
+   */
+  write(to: MessageWriter, i: number, element: { oid: number; format: ValueFormat }): void {
+    const lengthAt = to.reserveInt32();
+    to.int32(1); // dimensions
+    const hasNullAt = to.reserveInt32();
+    to.int32(element.oid);
+    to.int32(this.#entries.length);
+    to.int32(1); // lower bound
+    let hasNull = 0;
+    let from = i;
+    for (const { bytes } of this.#entries) {
+      const at = this.#offsets[from] ?? 0;
+      from += this.#columns;
+      if (bytes[at] === VALUE.null) {
+        to.int32(-1);
+        hasNull = 1;
+      } else {
+        requireKind(bytes, at, element.format);
+        to.bytes(bytes, at + 1, nextColumn(bytes, at));
+      }
+    }
+    to.patchInt32(hasNullAt, hasNull);
+    to.patchInt32(lengthAt, to.length - lengthAt - 4);
+  }
+
+  /** Let go of the entries, which keep a batch alive. */
+  clear(): void {
+    this.#entries = [];
   }
 }
 

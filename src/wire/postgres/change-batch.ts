@@ -1,3 +1,4 @@
+import { quoteTable, type TableName } from '#src/core/table.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import { columnOffsets, nextColumn, readRowTuples, skipTuple, TAG, VALUE } from './pgoutput.ts';
@@ -11,7 +12,7 @@ import { columnOffsets, nextColumn, readRowTuples, skipTuple, TAG, VALUE } from 
  *     update          |  –        update, merged    delete
  *     delete          |  update   –                 –
  *
- * `–` cannot happen in a stream that keeps its keys unique. Merging fills an unchanged TOAST value from
+ * `–` cannot happen in a stream that keeps its keys unique; it throws TABLE_DIVERGED. Merging fills an unchanged TOAST value from
  * the earlier image, so that it is never lost (trap 11). A change of the key is an update by the old
  * key and keeps its place: what came before is one step, it is a step of its own, what follows is
  * another. A TRUNCATE likewise.
@@ -24,6 +25,7 @@ import { columnOffsets, nextColumn, readRowTuples, skipTuple, TAG, VALUE } from 
 export type KeyedTable = {
   /** pg_class.oid on the source. */
   readonly oid: number;
+  readonly name: TableName;
   /** Indexes of the key columns, ascending. */
   readonly keyIndexes: readonly number[];
 };
@@ -62,6 +64,8 @@ export type NetEntry = {
 export class NetChanges<T extends KeyedTable> {
   readonly table: T;
   readonly #entries = new Map<string, NetEntry>();
+  /** Bytes of the tuples that were put together from two. */
+  mergedBytes = 0;
 
   constructor(table: T) {
     this.table = table;
@@ -77,7 +81,8 @@ export class NetChanges<T extends KeyedTable> {
 
   insert(key: string, bytes: Buffer, at: number): void {
     const earlier = this.#entries.get(key);
-    if (earlier !== undefined && earlier.kind !== 'delete') throw impossible(this.table, 'insert');
+    if (earlier !== undefined && earlier.kind !== 'delete')
+      throw impossible(this.table, 'insert of a key that is there');
     // Deleted and inserted again: the row exists on the target, and every column is known.
     const kind = earlier === undefined ? 'insert' : 'update';
     this.#entries.set(key, { kind, bytes, at, unchanged: '' });
@@ -85,7 +90,7 @@ export class NetChanges<T extends KeyedTable> {
 
   update(key: string, bytes: Buffer, at: number): void {
     const earlier = this.#entries.get(key);
-    if (earlier?.kind === 'delete') throw impossible(this.table, 'update');
+    if (earlier?.kind === 'delete') throw impossible(this.table, 'update of a key that is gone');
     const unchanged = unchangedColumns(bytes, at);
     if (earlier === undefined) {
       this.#entries.set(key, { kind: 'update', bytes, at, unchanged });
@@ -93,6 +98,7 @@ export class NetChanges<T extends KeyedTable> {
       this.#entries.set(key, { kind: earlier.kind, bytes, at, unchanged });
     } else {
       const merged = mergeTuples({ bytes, at }, earlier);
+      this.mergedBytes += merged.length;
       const left = unchangedColumns(merged, 0);
       this.#entries.set(key, { kind: earlier.kind, bytes: merged, at: 0, unchanged: left });
     }
@@ -100,7 +106,7 @@ export class NetChanges<T extends KeyedTable> {
 
   delete(key: string, bytes: Buffer, at: number): void {
     const earlier = this.#entries.get(key);
-    if (earlier?.kind === 'delete') throw impossible(this.table, 'delete');
+    if (earlier?.kind === 'delete') throw impossible(this.table, 'delete of a key that is gone');
     if (earlier?.kind === 'insert') this.#entries.delete(key);
     else this.#entries.set(key, { kind: 'delete', bytes, at, unchanged: '' });
   }
@@ -119,7 +125,7 @@ export class ChangeBatch<T extends KeyedTable> {
     return this.#rows;
   }
 
-  /** Message bytes taken in. */
+  /** Message bytes taken in, and those of merged tuples: a long value may be copied by each update. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -151,7 +157,10 @@ export class ChangeBatch<T extends KeyedTable> {
     } else if (before >= 0 && changesKey(table, bytes, before, after)) {
       this.#exact(change);
     } else {
-      this.#changesOf(table).update(keyOf(table, bytes, after), bytes, after);
+      const changes = this.#changesOf(table);
+      const mergedBytes = changes.mergedBytes;
+      changes.update(keyOf(table, bytes, after), bytes, after);
+      this.#bytes += changes.mergedBytes - mergedBytes;
     }
   }
 
@@ -191,7 +200,8 @@ export function keyOf(table: KeyedTable, bytes: Buffer, at: number): string {
   let key = '';
   for (const offset of offsets) {
     const kind = bytes[offset];
-    if (kind !== VALUE.text && kind !== VALUE.binary) throw impossible(table, 'key without value');
+    if (kind !== VALUE.text && kind !== VALUE.binary)
+      throw impossible(table, 'a key without a value');
     // The length in front keeps ('a', 'bc') and ('ab', 'c') apart.
     key += bytes.toString('latin1', offset + 1, nextColumn(bytes, offset));
   }
@@ -251,10 +261,11 @@ function mergeTuples(later: Tuple, earlier: Tuple, only?: readonly number[]): Bu
   return Buffer.concat(parts);
 }
 
+/** The source lets two rows have one key: the unique index that we name rows by is gone there. */
 function impossible(table: KeyedTable, what: string): OperatorError {
   return new OperatorError(
-    'PROTOCOL_VIOLATION',
-    `the change stream of relation ${table.oid} contradicts itself: ${what}`,
+    'TABLE_DIVERGED',
+    `the changes of table ${quoteTable(table.name)} contradict each other: ${what}`,
     { detail: { relation: table.oid } },
   );
 }

@@ -89,6 +89,11 @@ export function readXid(bytes: Buffer, at: number): number {
   return bytes.readUInt32BE(at + 1);
 }
 
+/** S: whether this is the transaction's first block. */
+export function readIsFirstBlock(bytes: Buffer, at: number): boolean {
+  return bytes[at + 5] === 1;
+}
+
 /** A: `subXid` equals `xid` when the whole transaction was rolled back. */
 export function readStreamAbort(
   bytes: Buffer,
@@ -104,6 +109,8 @@ export function commitTimeMs(commitTime: bigint): number {
 
 export type RelationColumn = {
   readonly name: string;
+  /** Whether the source names rows by it: it is in the old keys of the stream. */
+  readonly isKey: boolean;
   readonly typeOid: number;
   readonly typeModifier: number;
 };
@@ -128,15 +135,17 @@ export function readRelation(bytes: Buffer, body: number): Relation {
   };
   const schema = text();
   const name = text();
-  at += 1; // The replica identity setting: the ledger knows the key that we use.
+  at += 1; // The replica identity setting; what matters of it is which columns are key.
   const count = bytes.readUInt16BE(at);
   at += 2;
   const columns: RelationColumn[] = [];
   for (let i = 0; i < count; i++) {
-    at += 1; // Whether the source counts the column as key.
+    const isKey = (bytes.readUInt8(at) & 1) !== 0;
+    at += 1;
     const column = text();
     columns.push({
       name: column,
+      isKey,
       typeOid: bytes.readUInt32BE(at),
       typeModifier: bytes.readInt32BE(at + 4),
     });

@@ -1,0 +1,94 @@
+import { quoteTable } from '#src/core/table.ts';
+import type { Session } from '#src/db/postgres/session.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+import type { RelationRecord } from '#src/shadow/ledger.ts';
+import { type Publication, requirePublication } from '#src/shadow/publication.ts';
+
+type PublishedTable = {
+  readonly entry: string;
+  readonly isWhole: boolean;
+  readonly exists: boolean;
+};
+
+/**
+ * Watches that the publication still sends every change of every table. Whoever alters it makes the
+ * source skip changes in silence: one that was made again (trap 14), a table taken out of it (and put
+ * back: its entry then has another oid), a row filter, a column list, an operation that is left out.
+ */
+export class PublicationWatch {
+  readonly #publication: Publication;
+  readonly #followed: readonly RelationRecord[];
+  #fingerprint = '';
+  #entries: ReadonlyMap<number, PublishedTable> = new Map();
+
+  constructor(publication: Publication, records: readonly RelationRecord[]) {
+    this.#publication = publication;
+    this.#followed = records.filter(({ state, key }) => state !== 'stopped' && key.length > 0);
+  }
+
+  /** Throws PUBLICATION_CHANGED. */
+  async check(source: Session): Promise<void> {
+    await requirePublication(source, this.#publication);
+    const [row] = await source.query(
+      `SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.pubviaroot
+                AS is_complete,
+              (SELECT concat_ws(' ', count(*), sum(r.oid::int8), max(r.xmin::text::int8))
+                 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid) AS fingerprint
+         FROM pg_catalog.pg_publication p WHERE p.oid = $1`,
+      [this.#publication.oid],
+    );
+    if (row === undefined) throw this.#changed('was dropped on the source');
+    if (row['is_complete'] !== 't')
+      throw this.#changed('does not publish every operation any more');
+    // The tables are looked at one by one only when something about them may have changed.
+    if (row['fingerprint'] === this.#fingerprint) return;
+    await this.#checkTables(source);
+    this.#fingerprint = row['fingerprint'] ?? '';
+  }
+
+  async #checkTables(source: Session): Promise<void> {
+    const entries = await this.#readEntries(source);
+    for (const record of this.#followed) {
+      const entry = entries.get(record.sourceOid);
+      // A table that was dropped took its entry along.
+      if (entry?.exists !== true) continue;
+      const table = quoteTable(record);
+      if (entry.entry === '') throw this.#changed(`does not publish table ${table} any more`);
+      if (!entry.isWhole) throw this.#changed(`has a filter on table ${table}`);
+      const earlier = this.#entries.get(record.sourceOid);
+      if (earlier !== undefined && earlier.entry !== entry.entry) {
+        throw this.#changed(`did not publish table ${table} for a while`);
+      }
+    }
+    this.#entries = entries;
+  }
+
+  async #readEntries(source: Session): Promise<ReadonlyMap<number, PublishedTable>> {
+    // Row filters and column lists exist from 15 on.
+    const rows = await source.query(
+      `SELECT t.oid, r.oid AS entry, c.oid IS NOT NULL AS exists,
+              to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL AS is_whole
+         FROM unnest($1::oid[]) AS t (oid)
+         LEFT JOIN pg_catalog.pg_class c ON c.oid = t.oid
+         LEFT JOIN pg_catalog.pg_publication_rel r ON r.prrelid = t.oid AND r.prpubid = $2::oid`,
+      [this.#followed.map(({ sourceOid }) => String(sourceOid)), this.#publication.oid],
+    );
+    return new Map(
+      rows.map((row) => [
+        Number(row['oid']),
+        {
+          entry: row['entry'] ?? '',
+          isWhole: row['is_whole'] === 't',
+          exists: row['exists'] === 't',
+        },
+      ]),
+    );
+  }
+
+  #changed(what: string): OperatorError {
+    return new OperatorError(
+      'PUBLICATION_CHANGED',
+      `publication ${this.#publication.name} ${what}`,
+    );
+  }
+}
