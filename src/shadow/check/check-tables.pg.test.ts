@@ -53,6 +53,9 @@ test.each(TEST_VERSIONS)(
     ]);
     expect(before.isRefused).toBe(true);
 
+    // A copy alone names no row, so it needs no key.
+    expect(named(await check(sides, { isFollowed: false })).join()).not.toMatch(/key|identity/);
+
     const admin = { source: source.session, target: target.session };
     const selection = await applyFixes(before, admin);
     const after = await check(sides, { selection });

@@ -9,7 +9,10 @@ import type { Finding, Fix } from './finding.ts';
  * A change in the stream names its row by the replica identity. Without one production's own UPDATE
  * would fail on a published table (trap 7), and we could not find the row.
  */
-export async function checkKeys({ source, relations }: CheckContext): Promise<readonly Finding[]> {
+export async function checkKeys(context: CheckContext): Promise<readonly Finding[]> {
+  const { source, relations, isFollowed } = context;
+  // A copy alone names no row.
+  if (!isFollowed) return [];
   const suspects = relations.tables.filter(
     (table) => table.key.length === 0 || generatedKeyColumn(table) !== undefined,
   );
