@@ -25,12 +25,17 @@ export type RunningCommand = AsyncDisposable & {
   readonly ended: Promise<Ended>;
 };
 
-/** Run the command as a user does, with nothing of the caller's environment that could change its mind. */
+/**
+ * Run the command as a user does, with nothing of the caller's environment that could change its mind.
+ * `limit` is a line of shell that comes first, such as `ulimit -f 100`.
+ */
 export function startCommand(
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
+  limit = ':',
 ): RunningCommand {
-  const child = spawn(process.execPath, [MAIN, ...args], {
+  const shell = ['-c', `${limit}; exec "$@"`, 'sh', process.execPath, MAIN, ...args];
+  const child = spawn('/bin/sh', shell, {
     env: { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

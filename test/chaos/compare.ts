@@ -87,14 +87,14 @@ export async function countTransactions(endpoint: Endpoint): Promise<number> {
 export async function snapshotCatalog(endpoint: Endpoint): Promise<readonly string[]> {
   return withClient(endpoint, async (client) => {
     const { rows } = await client.query(`
-      SELECT 'class ' || oid::regclass || ' ' || relkind || ' ' || relfilenode || ' ' || relreplident || ' ' || coalesce(relacl::text, '') || ' ' || relrowsecurity AS line
+      SELECT 'class ' || oid::regclass || ' ' || relkind::text || ' ' || relfilenode || ' ' || relreplident::text || ' ' || coalesce(relacl::text, '') || ' ' || relrowsecurity AS line
         FROM pg_catalog.pg_class WHERE oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace AND relname NOT LIKE 'scratch%'
-      UNION ALL SELECT 'attribute ' || attrelid::regclass || '.' || attname || ' ' || atttypid || ' ' || attidentity || ' ' || attnotnull
+      UNION ALL SELECT 'attribute ' || attrelid::regclass || '.' || attname || ' ' || atttypid || ' ' || attidentity::text || ' ' || attnotnull
         FROM pg_catalog.pg_attribute WHERE attrelid >= 16384
       UNION ALL SELECT 'proc ' || oid::regprocedure FROM pg_catalog.pg_proc WHERE oid >= 16384
       UNION ALL SELECT 'type ' || oid::regtype FROM pg_catalog.pg_type WHERE oid >= 16384
       UNION ALL SELECT 'namespace ' || nspname || ' ' || coalesce(nspacl::text, '') FROM pg_catalog.pg_namespace
-      UNION ALL SELECT 'trigger ' || tgname || ' ' || tgrelid::regclass || ' ' || tgenabled FROM pg_catalog.pg_trigger
+      UNION ALL SELECT 'trigger ' || tgname || ' ' || tgrelid::regclass || ' ' || tgenabled::text FROM pg_catalog.pg_trigger
       UNION ALL SELECT 'constraint ' || conname || ' ' || conrelid::regclass || ' ' || convalidated FROM pg_catalog.pg_constraint
       UNION ALL SELECT 'event trigger ' || evtname FROM pg_catalog.pg_event_trigger
       UNION ALL SELECT 'publication ' || pubname FROM pg_catalog.pg_publication

@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { expect, test } from 'vitest';
@@ -15,6 +15,7 @@ import {
   FOLLOWING,
   settle,
   type Shadow,
+  until,
   verify,
 } from './shadow.ts';
 import { startWorkload } from './workload.ts';
@@ -65,7 +66,7 @@ test(
     const [{ lsn }] = await query(shadow, 'source', 'SELECT pg_current_wal_insert_lsn() AS lsn');
     const then = await countTransactions(shadow.source);
     await query(shadow, 'source', 'UPDATE app.total SET transactions = transactions + 1000');
-    await using third = shadow.start(undefined, ['--until-lsn', lsn]);
+    await using third = shadow.start({ more: ['--until-lsn', lsn] });
     expect(await endingOf(third)).toBe('0 undefined');
     expect(await countTransactions(shadow.target)).toBe(then);
     await query(shadow, 'source', 'UPDATE app.total SET transactions = transactions - 1000');
@@ -164,6 +165,81 @@ test(
     }
   },
 );
+
+test(
+  'a disk that is full and a spool that is gone: nothing is skipped',
+  { timeout: 180_000 },
+  async () => {
+    await using pair = await createPair([16, 16]);
+    const { shadow } = pair;
+    await using workload = await startWorkload(shadow.source, 6);
+    {
+      // No file of this process may grow past 100 KB.
+      await using cramped = shadow.start({ limit: 'ulimit -f 200' });
+      expect(await endingOf(cramped)).toBe('1 SPOOL_FULL');
+    }
+    const spool = join(shadow.spool, (await nameOf(shadow)).slice(-8));
+    {
+      await using clone = shadow.start();
+      await clone.waitFor(FOLLOWING);
+      // The applier stands, what comes is confirmed, and then the only copy of it is deleted.
+      await withClient(shadow.target, async (client) => {
+        await client.query('BEGIN; LOCK TABLE app.total IN ACCESS EXCLUSIVE MODE');
+        // What was sent to the server before that may still be committed, so more has to come behind it.
+        const behind = async (side: 'source' | 'target', what: string, than: string) => {
+          await until(`${what} is beyond ${than}`, async () => {
+            const [row] = await query(shadow, side, `SELECT ${what} - ${than} AS bytes`);
+            return Number(row.bytes) > 50_000;
+          });
+        };
+        const position = '(SELECT durable_lsn FROM understudy.position)';
+        await behind('target', position, '(SELECT applied_lsn FROM understudy.position)');
+        const [{ lsn }] = await query(shadow, 'target', `SELECT ${position} AS lsn`);
+        const slot = await nameOf(shadow);
+        const confirmed = `(SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '${slot}')`;
+        await behind('source', confirmed, `'${lsn}'::pg_lsn`);
+        clone.kill('SIGKILL');
+        await clone.ended;
+        await rename(spool, `${spool}.away`);
+      });
+      await using again = shadow.start();
+      expect(await endingOf(again)).toBe('1 SPOOL_MISSING');
+    }
+    // Found again, all is well.
+    await rename(`${spool}.away`, spool);
+    await using last = shadow.start();
+    await last.waitFor(FOLLOWING);
+    await workload.stop();
+    expect(await settle(shadow, last)).toEqual([]);
+    expect(workload.failed).toEqual([]);
+  },
+);
+
+test('a budget of WAL that is used up frees the source', { timeout: 120_000 }, async () => {
+  // Trap 8: production ranks above the shadow.
+  await using pair = await createPair([15, 16]);
+  const { shadow } = pair;
+  await using clone = shadow.start({ more: ['--max-source-wal', '64MB'] });
+  await clone.waitFor(FOLLOWING);
+  const name = await nameOf(shadow);
+  await withClient(shadow.source, async (client) => {
+    await client.query('BEGIN; UPDATE app.total SET transactions = transactions');
+    for (let i = 0; i < 6; i += 1) {
+      await query(
+        shadow,
+        'source',
+        `SELECT pg_logical_emit_message(false, 'x', ''), pg_switch_wal()`,
+      );
+    }
+    expect(await endingOf(clone)).toBe('1 WAL_BUDGET_EXCEEDED');
+  });
+  const slots = `SELECT FROM pg_replication_slots WHERE slot_name = '${name}'`;
+  expect(await query(shadow, 'source', slots)).toEqual([]);
+  const status = await shadow.status();
+  expect(status.stdout).toContain('WAL_BUDGET_EXCEEDED');
+  await using again = shadow.start();
+  expect(await endingOf(again)).toBe('1 SLOT_LOST');
+});
 
 /** Drop a slot that is read, quicker than its reader comes back. */
 async function dropSlot(shadow: Shadow, name: string, then = 'NULL'): Promise<void> {

@@ -24,7 +24,7 @@ const STAGES = [...CLONE, ...VERIFY, ...DROP];
 
 /** Die there, whatever is done. The exit code of a process that was killed is null. */
 async function dieAt(shadow: Shadow, name: string): Promise<void> {
-  await using clone = shadow.start(`${name}:1`);
+  await using clone = shadow.start({ failpoints: `${name}:1` });
   const ended = await endOf(clone);
   if (ended.code !== null) throw new Error(`nobody died at ${name}: ${describeEnd(ended)}`);
 }
@@ -36,6 +36,17 @@ async function copiedParts(shadow: Shadow): Promise<ReadonlyMap<string, string>>
       `SELECT source_oid || '/' || generation || '/' || part AS part, copied_at::text AS at FROM understudy.part`,
     );
     return new Map(rows.map(({ part, at }) => [part, at]));
+  });
+}
+
+/** A copy from a snapshot that is older than the slot lacks what happened in between. */
+async function readTooOldSnapshots(shadow: Shadow): Promise<unknown[]> {
+  return withClient(shadow.target, async (client) => {
+    const { rows } = await client.query(
+      `SELECT schema_name, table_name FROM understudy.relation JOIN understudy.shadow USING (shadow_id)
+        WHERE start_lsn < consistent_lsn`,
+    );
+    return rows;
   });
 }
 
@@ -81,6 +92,7 @@ test(
     }
     await using clone = shadow.start();
     await clone.waitFor(FOLLOWING);
+    expect(await readTooOldSnapshots(shadow)).toEqual([]);
     for (const name of of(VERIFY)) {
       if (name.startsWith('repair.')) await tamper(shadow);
       const ended = await shadow.run(['verify', '--full', '--repair'], `${name}:1`);

@@ -13,10 +13,19 @@ export type Shadow = AsyncDisposable & {
   readonly source: Endpoint;
   readonly target: Endpoint;
   readonly spool: string;
-  /** `understudy clone --follow`; `more` are further arguments. */
-  readonly start: (failpoints?: string, more?: readonly string[]) => Clone;
+  /** `understudy clone --follow`. */
+  readonly start: (options?: StartOptions) => Clone;
+  readonly status: () => Promise<Ended>;
   /** Any other command on the pair, to its end. */
   readonly run: (args: readonly string[], failpoints?: string) => Promise<Ended>;
+};
+
+export type StartOptions = {
+  readonly failpoints?: string | undefined;
+  /** Further arguments. */
+  readonly more?: readonly string[];
+  /** See startCommand. */
+  readonly limit?: string;
 };
 
 export type Clone = AsyncDisposable & {
@@ -47,13 +56,14 @@ export async function createShadow(source: Endpoint, target: Endpoint): Promise<
     source,
     target,
     spool,
-    start: (failpoints, more = []) => {
+    start: ({ failpoints, more = [], limit } = {}) => {
       const args = ['clone', ...stores, '--follow', '--json', '--spool', spool, ...more];
-      const clone = watch(startCommand(args, environment(failpoints)));
+      const clone = watch(startCommand(args, environment(failpoints), limit));
       running.add(clone);
       void clone.ended.then(() => running.delete(clone));
       return clone;
     },
+    status: async () => runCommand(['status', '--target', urlOf(target), '--json']),
     run: async ([command = '', ...args], failpoints) =>
       runCommand([command, ...stores, '--json', ...args], environment(failpoints)),
     async [Symbol.asyncDispose]() {

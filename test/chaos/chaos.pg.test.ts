@@ -1,0 +1,22 @@
+import { expect, test } from 'vitest';
+
+import { runRound } from './round.ts';
+
+/** Fixed seeds; `npm run chaos` goes on with others. */
+test.each([
+  [7, [14, 18]],
+  [11, [18, 18]],
+] as const)(
+  'seed %i: a shadow survives whatever dies, in the copy and while it follows',
+  { timeout: 180_000 },
+  async (seed, versions) => {
+    const lines: string[] = [];
+    const wrong = await runRound({
+      seed,
+      versions,
+      disturbances: 6,
+      log: (line) => lines.push(line),
+    });
+    expect(wrong.length === 0 ? [] : [...lines, ...wrong]).toEqual([]);
+  },
+);

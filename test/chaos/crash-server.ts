@@ -1,0 +1,66 @@
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import type { Endpoint } from '#src/core/endpoint.ts';
+import { startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
+import type { TestVersion } from '#test/servers.ts';
+
+import { withClient } from './compare.ts';
+
+/** A server of its own with one database, which can crash as a real one does. */
+export type CrashServer = AsyncDisposable & {
+  readonly endpoint: Endpoint;
+  /** kill -9, and up again with what had reached its disk. */
+  readonly crash: () => Promise<void>;
+  /** An orderly restart, as for an upgrade. */
+  readonly restart: () => Promise<void>;
+};
+
+const SETTINGS = {
+  shared_buffers: '32MB',
+  max_connections: '60',
+  // A crash must be real: what counts is on disk, and what does not is lost as often as possible.
+  fsync: 'on',
+  wal_writer_delay: '10s',
+  wal_writer_flush_after: '1GB',
+  logical_decoding_work_mem: '64kB',
+};
+
+export async function startCrashServer(
+  version: TestVersion,
+  database: string,
+  sql = '',
+): Promise<CrashServer> {
+  const folder = await mkdtemp(join(tmpdir(), 'understudy-crash-'));
+  await chmod(folder, 0o755);
+  const options = {
+    version,
+    password: 'password',
+    directory: join(folder, 'data'),
+    settings: SETTINGS,
+  };
+  let server = await startEmbeddedPostgres(options);
+  const { port } = server.endpoint;
+  const again = async (): Promise<void> => {
+    server = await startEmbeddedPostgres({ ...options, port });
+  };
+  await withClient(server.endpoint, async (client) => client.query(`CREATE DATABASE ${database}`));
+  const endpoint = { ...server.endpoint, database };
+  if (sql !== '') await withClient(endpoint, async (client) => client.query(sql));
+  return {
+    endpoint,
+    crash: async () => {
+      await server.kill9();
+      await again();
+    },
+    restart: async () => {
+      await server.stop();
+      await again();
+    },
+    async [Symbol.asyncDispose]() {
+      await server[Symbol.asyncDispose]();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}

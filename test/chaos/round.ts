@@ -1,0 +1,254 @@
+import { setTimeout as wait } from 'node:timers/promises';
+
+import { createRandom } from '#src/cli/demo/random.ts';
+import type { Endpoint } from '#src/core/endpoint.ts';
+import type { TestVersion } from '#test/servers.ts';
+
+import { checkLedger, snapshotCatalog, withClient } from './compare.ts';
+import { type CrashServer, startCrashServer } from './crash-server.ts';
+import { readFailpointNames } from './failpoint-names.ts';
+import { bulkRows, CHAOS_SCHEMA } from './schema.ts';
+import {
+  type Clone,
+  createShadow,
+  describeEnd,
+  errorOf,
+  FOLLOWING,
+  settle,
+  type Shadow,
+  verify,
+} from './shadow.ts';
+import { startWorkload, type Workload } from './workload.ts';
+
+/** One seed: a shadow that is made and followed while everything dies around it. */
+export type RoundOptions = {
+  readonly seed: number;
+  readonly versions: readonly [TestVersion, TestVersion];
+  readonly disturbances: number;
+  readonly log: (line: string) => void;
+};
+
+/** What ends a run that the next one mends. */
+const MENDED = new Set([
+  'CONNECTION_LOST',
+  'CONNECTION_FAILED',
+  'LEASE_HELD',
+  'SLOT_IN_USE',
+  'SNAPSHOT_LOST',
+  'TABLE_REWRITTEN',
+]);
+const SETTLE_TRIES = 8;
+const FOLLOWING_MS = 60_000;
+
+type Round = {
+  readonly options: RoundOptions;
+  readonly random: () => number;
+  readonly source: CrashServer;
+  readonly target: CrashServer;
+  readonly shadow: Shadow;
+  readonly workload: Workload;
+  readonly failpoints: readonly string[];
+  readonly wrong: string[];
+  clone: Clone;
+  /** The target was a whole state of the source once, and has to be one ever since. */
+  wasInStep: boolean;
+  nextFailpoint: string | undefined;
+};
+
+/** Everything that was wrong in the end, as sentences. */
+export async function runRound(options: RoundOptions): Promise<readonly string[]> {
+  const { seed, versions, log } = options;
+  const random = createRandom(seed);
+  const rows = Math.floor(random() * 60_000);
+  log(`seed ${seed}: ${versions[0]} to ${versions[1]}, ${rows} bulk rows`);
+  await using stack = new AsyncDisposableStack();
+  const [source, target] = await Promise.all([
+    startCrashServer(versions[0], 'production', CHAOS_SCHEMA + bulkRows(rows)),
+    startCrashServer(versions[1], 'shadow'),
+  ]);
+  stack.use(source);
+  stack.use(target);
+  const before = await snapshotCatalog(source.endpoint);
+  const shadow = stack.use(await createShadow(source.endpoint, target.endpoint));
+  const workload = stack.use(await startWorkload(source.endpoint, seed));
+  const round: Round = {
+    options,
+    random,
+    source,
+    target,
+    shadow,
+    workload,
+    failpoints: (await readFailpointNames()).filter(
+      (name) => !/^(drop|verify|repair|fence)\./.test(name),
+    ),
+    wrong: [],
+    clone: shadow.start(),
+    wasInStep: false,
+    nextFailpoint: undefined,
+  };
+  watchStep(round);
+  for (let i = 0; i < options.disturbances && round.wrong.length === 0; i += 1) {
+    await pause(round);
+    await disturb(round);
+    await look(round);
+    await keepRunning(round);
+  }
+  await conclude(round, before);
+  return round.wrong;
+}
+
+/** Sometimes until the shadow is in step, so that both phases get their share. */
+async function pause({ random, clone }: Round): Promise<void> {
+  if (random() < 0.6) {
+    await wait(random() * 3000);
+    return;
+  }
+  const given = new AbortController();
+  await Promise.race([
+    clone.waitFor(FOLLOWING).catch(() => undefined),
+    clone.ended,
+    wait(FOLLOWING_MS, undefined, { signal: given.signal }).catch(() => undefined),
+  ]);
+  given.abort();
+  await wait(random() * 1000);
+}
+
+type Disturbance = (round: Round) => Promise<unknown>;
+
+const DISTURBANCES: Readonly<Record<string, Disturbance>> = {
+  'kill the process': async ({ clone }) => clone.kill('SIGKILL'),
+  'kill the process at a failpoint': async (round) => {
+    const { failpoints, random, clone } = round;
+    const name = failpoints[Math.floor(random() * failpoints.length)];
+    round.nextFailpoint = `${name}:${1 + Math.floor(random() * random() * 20)}`;
+    clone.kill('SIGKILL');
+  },
+  'end one connection to the source': async (round) =>
+    endConnections(round, round.source.endpoint, 1),
+  'end one connection to the target': async (round) =>
+    endConnections(round, round.target.endpoint, 1),
+  'end all connections to the source': async (round) =>
+    endConnections(round, round.source.endpoint, 100),
+  'end all connections to the target': async (round) =>
+    endConnections(round, round.target.endpoint, 100),
+  'crash the source': async ({ source, workload }) => {
+    workload.announceCrash();
+    await source.crash();
+  },
+  'crash the target': async ({ target }) => target.crash(),
+  'restart the source': async ({ source, workload }) => {
+    workload.announceCrash();
+    await source.restart();
+  },
+  'restart the target': async ({ target }) => target.restart(),
+  // What the target had only in memory, and the process that knew better, are both gone (trap 16).
+  'crash the target and kill the process': async ({ target, clone }) => {
+    const crashed = target.crash();
+    clone.kill('SIGKILL');
+    await crashed;
+  },
+  'crash everything': async ({ source, target, clone, workload }) => {
+    workload.announceCrash();
+    clone.kill('SIGKILL');
+    await Promise.all([source.crash(), target.crash()]);
+  },
+  'let the process sleep': async ({ clone, random }) => {
+    clone.kill('SIGSTOP');
+    await wait(random() * 2000);
+    clone.kill('SIGCONT');
+  },
+  'let the applying backend sleep': async ({ target, random }) => {
+    const pids = await ourPids(target.endpoint, 'apply$');
+    for (const pid of pids) process.kill(pid, 'SIGSTOP');
+    await wait(random() * 2000);
+    for (const pid of pids) process.kill(pid, 'SIGCONT');
+  },
+};
+
+async function disturb(round: Round): Promise<void> {
+  const names = Object.keys(DISTURBANCES);
+  const name = names[Math.floor(round.random() * names.length)] ?? '';
+  const phase = round.wasInStep ? 'in step before' : 'never in step';
+  round.options.log(`  ${name} (${phase}, ${round.workload.committed()} transactions)`);
+  await DISTURBANCES[name]?.(round);
+}
+
+/** The server processes of the shadow, keepers included. */
+async function ourPids(endpoint: Endpoint, pattern: string): Promise<readonly number[]> {
+  return withClient(endpoint, async (client) => {
+    const { rows } = await client.query(
+      `SELECT pid FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name ~ '^understudy [0-9a-f]{8}' AND application_name ~ $1
+        ORDER BY application_name`,
+      [pattern],
+    );
+    return rows.map(({ pid }) => pid);
+  });
+}
+
+async function endConnections(round: Round, endpoint: Endpoint, atMost: number): Promise<void> {
+  const pids = await ourPids(endpoint, '');
+  const first = Math.floor(round.random() * pids.length);
+  const chosen = [...pids.slice(first), ...pids.slice(0, first)].slice(0, atMost);
+  await withClient(endpoint, async (client) =>
+    client.query('SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid', [chosen]),
+  );
+}
+
+/** At any moment the target is a whole state of the source, once it has been one (I3). */
+async function look(round: Round): Promise<void> {
+  if (!round.wasInStep) return;
+  const wrong = await checkLedger(round.target.endpoint);
+  round.wrong.push(...wrong.map((one) => `in between, target: ${one}`));
+}
+
+/** As a service manager does: start again what has ended, unless its reason says that it is no use. */
+async function keepRunning(round: Round): Promise<void> {
+  const { clone, shadow, options } = round;
+  if (clone.hasEnded()) {
+    const ended = await clone.ended;
+    const code = errorOf(ended);
+    if (ended.code !== null && !MENDED.has(code ?? '')) {
+      round.wrong.push(`the clone ended: ${describeEnd(ended)}`);
+      return;
+    }
+    if (ended.code !== null) options.log(`    it had ended with ${code}`);
+    if (round.nextFailpoint !== undefined) options.log(`    it dies at ${round.nextFailpoint}`);
+    round.clone = shadow.start({ failpoints: round.nextFailpoint });
+    round.nextFailpoint = undefined;
+    watchStep(round);
+  }
+}
+
+function watchStep(round: Round): void {
+  round.clone
+    .waitFor(FOLLOWING)
+    .then(() => (round.wasInStep = true))
+    .catch(() => undefined);
+}
+
+async function conclude(round: Round, catalogBefore: readonly string[]): Promise<void> {
+  const { shadow, workload, wrong, source } = round;
+  await workload.stop();
+  wrong.push(...workload.failed.map((failure) => `production lost a statement: ${failure}`));
+  let found: readonly string[] = [];
+  for (let i = 0; i < SETTLE_TRIES && wrong.length === 0; i += 1) {
+    await keepRunning(round);
+    found = await settle(shadow, round.clone);
+    if (!round.clone.hasEnded()) break;
+  }
+  wrong.push(...found);
+  if (wrong.length > 0) return;
+  wrong.push(...(await verify(shadow)));
+  const dropped = await shadow.run(['drop']);
+  if (dropped.code !== 0) wrong.push(`drop: ${describeEnd(dropped)}`);
+  const after = await snapshotCatalog(source.endpoint);
+  const had = new Set(catalogBefore);
+  const has = new Set(after);
+  wrong.push(
+    ...after.filter((line) => !had.has(line)).map((line) => `left on the source: ${line}`),
+    ...catalogBefore
+      .filter((line) => !has.has(line))
+      .map((line) => `gone from the source: ${line}`),
+  );
+}
