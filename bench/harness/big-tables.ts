@@ -31,7 +31,7 @@ export async function createBigTables(session: Session, scale: number): Promise<
     INSERT INTO ${SCHEMA}.wide
       SELECT i, 'customer ' || i % 100000, repeat(md5(i::text), 1 + (i % 4)::int),
              jsonb_build_object('sku', 'S' || i % 5000, 'amount', i % 97, 'tags', jsonb_build_array('a', i % 7), 'express', i % 3 = 0),
-             (i % 1000000) / 100.0, (i * 7919 % 1000003) / 1000.0,
+             (i % 1000000) / 100.0, (i::bigint * 7919 % 1000003) / 1000.0,
              '2024-01-01 00:00:00+00'::timestamptz + i * '17 seconds'::interval,
              '2024-01-01'::date + (i % 730)::int, i % 5 = 0, sqrt(i), md5('u' || i)::uuid
         FROM generate_series(1, ${wideRows}) AS g (i);
