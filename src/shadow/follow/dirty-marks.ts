@@ -11,7 +11,7 @@ const KNOWN_MAX = 200_000;
 /** A table of which one transaction touches more chunks is marked as a whole: it is to be read whole. */
 const TABLE_CHUNKS_MAX = 50_000;
 
-/** Chunk numbers are below 2^53 unless chunks are tiny (a width below 2^10), so a number holds them. */
+/** Chunk numbers are below 2^53 unless chunks are tiny (a width below 2^11), so a number holds them. */
 type Chunk = number;
 
 /**
