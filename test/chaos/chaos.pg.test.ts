@@ -14,7 +14,7 @@ test.each([
     const wrong = await runRound({
       seed,
       versions,
-      disturbances: 6,
+      disturbances: 5,
       log: (line) => lines.push(line),
     });
     expect(wrong.length === 0 ? [] : [...lines, ...wrong]).toEqual([]);

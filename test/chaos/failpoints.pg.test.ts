@@ -25,7 +25,7 @@ const STAGES = [...CLONE, ...VERIFY, ...DROP];
 /** Die there, whatever is done. The exit code of a process that was killed is null. */
 async function dieAt(shadow: Shadow, name: string): Promise<void> {
   await using clone = shadow.start({ failpoints: `${name}:1` });
-  const ended = await endOf(clone);
+  const ended = await endOf(clone, `at ${name}`);
   if (ended.code !== null) throw new Error(`nobody died at ${name}: ${describeEnd(ended)}`);
 }
 
@@ -71,7 +71,7 @@ test(
     const of = (stages: readonly string[]): string[] =>
       stages.flatMap((stage) => order.filter((name) => name.startsWith(`${stage}.`)));
     // A new family of failpoints needs its place here.
-    expect(of(STAGES).toSorted()).toEqual(names);
+    expect(of(STAGES).toSorted()).toEqual(names.toSorted());
 
     await using source = await createTestDatabase(14, CHAOS_SCHEMA + bulkRows(20_000));
     await using target = await createTestDatabase(18);
