@@ -43,7 +43,6 @@ export async function restore(target: TestDatabase, script: SchemaScript): Promi
     target: target.session,
     shadowId: SHADOW_ID,
     script,
-    record: async () => undefined,
   });
 }
 

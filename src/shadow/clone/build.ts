@@ -1,51 +1,34 @@
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Phase } from '#src/core/progress.ts';
-import { parseSchemaScript, type Stage } from '#src/core/schema-script.ts';
+import type { Stage } from '#src/core/schema-script.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
 import type { SelectedRelations } from '#src/db/postgres/catalog.ts';
-import { dumpSchema } from '#src/db/postgres/schema-dump.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { dropSlot, readLsn } from '#src/db/postgres/slot.ts';
+import { readLsn } from '#src/db/postgres/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
 import { copyTables } from '#src/shadow/copy/copy.ts';
-import {
-  endAllGenerations,
-  type HeldSnapshot,
-  holdGeneration,
-  type TakenSnapshot,
-} from '#src/shadow/copy/generations.ts';
+import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.ts';
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
-import { initProgress } from '#src/shadow/lease.ts';
 import {
   readRelationRecords,
   type ShadowRecord,
   type ShadowUpdate,
   updateShadow,
 } from '#src/shadow/ledger.ts';
-import {
-  createPublication,
-  dropPublication,
-  readPublication,
-  requirePublication,
-} from '#src/shadow/publication.ts';
-import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
-import {
-  findExistingRelations,
-  isPreDataRestored,
-  readPopulatedViews,
-  restorePreData,
-} from '#src/shadow/schema/restore.ts';
+import { requirePublication } from '#src/shadow/publication.ts';
 import { runSteps } from '#src/shadow/schema/run-steps.ts';
 import { syncSequences } from '#src/shadow/schema/sequences.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
 
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
 import { isCopied, readDataset } from './dataset.ts';
-import { takePlainSnapshot, takeSlot, takeSlotSnapshot } from './take-snapshot.ts';
+import { prepareSource } from './prepare-source.ts';
+import { restoreSchema } from './restore-schema.ts';
+import { takePlainSnapshot, takeSlotSnapshot } from './take-snapshot.ts';
 import { createSchemaWatch } from './watch-schema.ts';
 
 /**
@@ -74,8 +57,6 @@ const KEY_STAGES: readonly Stage[] = ['index', 'attach'];
 /** What looks at rows, which must be as of one position then. */
 const ROW_STAGES: readonly Stage[] = ['foreign-key', 'validate', 'trigger', 'refresh', 'analyze'];
 
-const SCHEMA_TIMEOUT_MS = 10 * 60_000;
-const DROP_DEADLINE_MS = 10_000;
 const NUDGE_MS = 1_000;
 const WATCH_MS = 10_000;
 const SCHEMA_EVERY_ROUNDS = 3;
@@ -135,10 +116,17 @@ class Run {
   async followed(): Promise<void> {
     if (this.#shadow.consistentLsn === undefined) await this.#enter('preparing');
     await using held = new AsyncDisposableStack();
-    const snapshot = await this.#prepareSource();
+    const snapshot = await prepareSource({
+      deps: this.#deps,
+      options: this.#options,
+      control: this.#build.control,
+      shadow: this.#shadow,
+      tables: await this.#dataset(),
+      record: async (update) => this.#record(update),
+    });
     if (snapshot !== undefined) held.defer(async () => snapshot.leave());
     const { control, epoch } = this.#build;
-    const { shadow } = { shadow: this.#shadow };
+    const shadow = this.#shadow;
     assert(shadow.spoolDirectory !== undefined, 'a followed shadow has a spool on record');
     await using follower = await openFollower({
       ...this.#deps,
@@ -168,85 +156,21 @@ class Run {
     );
   }
 
-  /** Publication first (trap 3), then the slot and its snapshot; each as far as it is not on record. */
-  async #prepareSource(): Promise<HeldSnapshot | undefined> {
-    const { source, target } = this.#options;
-    const { control } = this.#build;
-    const { shadowId, slotName, publicationName } = this.#shadow;
-    assert(slotName !== undefined && publicationName !== undefined, 'the names are on record');
-    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
-    if (this.#shadow.publicationOid === undefined) {
-      // One that was made just before a crash is not on record; nothing reads it yet.
-      const leftOid = await readPublication(session, publicationName);
-      if (leftOid !== undefined) {
-        await dropPublication(session, { name: publicationName, oid: leftOid });
-      }
-      const tables = await this.#dataset();
-      const { oid } = await createPublication({ session, name: publicationName, tables });
-      await this.#record({ publicationOid: oid });
-      this.#deps.failpoints.hit('clone.afterPublication');
-    }
-    if (this.#shadow.consistentLsn !== undefined) return undefined;
-    await using ledger = await openSession(target, { applicationName: `understudy ${shadowId}` });
-    // A crash may have left one of an earlier slot; a copy from it would lack what came before this slot.
-    await endAllGenerations({ source, target: ledger, shadowId });
-    await dropSlot(session, slotName, DROP_DEADLINE_MS);
-    const slot = await takeSlot({
-      ...this.#deps,
-      source,
-      shadowId,
-      name: slotName,
-      temporary: false,
-    });
-    this.#deps.failpoints.hit('clone.afterSlot');
-    const held = await holdGeneration(
-      { source, target: ledger, shadowId },
-      {
-        snapshotName: slot.snapshotName,
-        lsn: slot.consistentLsn,
-        release: async () => slot[Symbol.asyncDispose](),
-      },
-    );
-    this.#deps.failpoints.hit('clone.afterKeepers');
-    await initProgress(control, this.#shadow, slot.consistentLsn);
-    await this.#record({ consistentLsn: slot.consistentLsn });
-    this.#deps.failpoints.hit('clone.afterSnapshot');
-    return held;
-  }
-
   async #restoreSchema(snapshot: string | undefined, signal: AbortSignal): Promise<void> {
-    const { source, target } = this.#options;
     const { control, tables } = this.#build;
     const { shadowId } = this.#shadow;
-    if (await isPreDataRestored(control, shadowId)) return;
-    const taken = await findExistingRelations(control, await this.#dataset());
-    if (taken.length > 0) {
-      throw new OperatorError(
-        'TARGET_NOT_EMPTY',
-        `the target has ${taken.slice(0, 5).map(quoteTable).join(', ')}${taken.length > 5 ? ', …' : ''} already`,
-      );
-    }
-    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
-    const exclude = await readDumpExclusions(session, tables);
-    const populated = await readPopulatedViews(session);
-    const dump = await dumpSchema({
-      endpoint: source,
-      exclude,
+    const dataset = await this.#dataset();
+    const endpoints = this.#options;
+    await restoreSchema({
+      ...this.#deps,
+      ...endpoints,
       signal,
-      timeoutMs: SCHEMA_TIMEOUT_MS,
-      ...(snapshot === undefined ? {} : { snapshot }),
+      control,
+      shadowId,
+      tables,
+      dataset,
+      snapshot,
     });
-    const script = parseSchemaScript(dump, { populated });
-    for (const { kind, object, reason } of script.skipped) {
-      const message = `${kind.toLowerCase()} ${object} is not carried over: ${reason}`;
-      this.#deps.report({ type: 'notice', level: 'info', message });
-    }
-    await using restoring = await openSession(target, {
-      applicationName: `understudy ${shadowId} schema`,
-    });
-    this.#deps.failpoints.hit('schema.beforeCommit');
-    await restorePreData({ target: restoring, shadowId, script, record: async () => undefined });
-    this.#deps.failpoints.hit('schema.afterCommit');
   }
 
   async #copyFollowed(snapshot: HeldSnapshot | undefined, signal: AbortSignal): Promise<void> {

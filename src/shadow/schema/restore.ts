@@ -13,8 +13,6 @@ export type RestoreOptions = {
   readonly target: Session;
   readonly shadowId: string;
   readonly script: SchemaScript;
-  /** More to record in the same transaction. */
-  readonly record: () => Promise<void>;
 };
 
 /** Entries that go to the server together; one that fails is then found by itself. */
@@ -37,7 +35,7 @@ SET LOCAL client_min_messages = warning`;
  * Throws SCHEMA_RESTORE_FAILED, which names the object, or CONNECTION_LOST.
  */
 export async function restorePreData(options: RestoreOptions): Promise<void> {
-  const { target, shadowId, script, record } = options;
+  const { target, shadowId, script } = options;
   await target.transaction(async () => {
     await target.query(SETTINGS);
     if (target.serverVersion >= TRANSACTION_TIMEOUT_VERSION) {
@@ -49,7 +47,6 @@ export async function restorePreData(options: RestoreOptions): Promise<void> {
     await relaxIdentity(target, shadowId, script.tables);
     await relaxRowSecurity(target, shadowId, script.tables);
     await insertSteps(target, shadowId, script.steps);
-    await record();
   });
 }
 

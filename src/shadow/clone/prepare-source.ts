@@ -1,0 +1,75 @@
+import type { Table } from '#src/core/table.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { dropSlot } from '#src/db/postgres/slot.ts';
+import { assert } from '#src/lib/assert.ts';
+import {
+  endAllGenerations,
+  type HeldSnapshot,
+  holdGeneration,
+} from '#src/shadow/copy/generations.ts';
+import { initProgress } from '#src/shadow/lease.ts';
+import type { ShadowRecord, ShadowUpdate } from '#src/shadow/ledger.ts';
+import { createPublication, dropPublication, readPublication } from '#src/shadow/publication.ts';
+
+import type { CloneDeps, CloneOptions } from './clone-options.ts';
+import { takeSlot } from './take-snapshot.ts';
+
+const DROP_DEADLINE_MS = 10_000;
+
+/**
+ * Publication first (trap 3), then the slot and its snapshot; each as far as it is not on record. Returns
+ * the snapshot if it was made now; that of an earlier run is adopted by the copy.
+ */
+export async function prepareSource(run: {
+  readonly deps: CloneDeps;
+  readonly options: CloneOptions;
+  readonly control: Session;
+  readonly shadow: ShadowRecord;
+  readonly tables: readonly Table[];
+  readonly record: (update: ShadowUpdate) => Promise<void>;
+}): Promise<HeldSnapshot | undefined> {
+  const { deps, options, shadow, record } = run;
+  const { source, target } = options;
+  const { shadowId, slotName, publicationName } = shadow;
+  assert(slotName !== undefined && publicationName !== undefined, 'the names are on record');
+  await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+  if (shadow.publicationOid === undefined) {
+    await makePublication(session, publicationName, run);
+    deps.failpoints.hit('clone.afterPublication');
+  }
+  if (shadow.consistentLsn !== undefined) return undefined;
+  await using ledger = await openSession(target, { applicationName: `understudy ${shadowId}` });
+  // A crash may have left one of an earlier slot; a copy from it would lack what came before this slot.
+  await endAllGenerations({ source, target: ledger, shadowId });
+  await dropSlot(session, slotName, DROP_DEADLINE_MS);
+  const slot = await takeSlot({ ...deps, source, shadowId, name: slotName, temporary: false });
+  deps.failpoints.hit('clone.afterSlot');
+  const held = await holdGeneration(
+    { source, target: ledger, shadowId },
+    {
+      snapshotName: slot.snapshotName,
+      lsn: slot.consistentLsn,
+      release: async () => slot[Symbol.asyncDispose](),
+    },
+  );
+  deps.failpoints.hit('clone.afterKeepers');
+  await initProgress(run.control, shadow, slot.consistentLsn);
+  await record({ consistentLsn: slot.consistentLsn });
+  deps.failpoints.hit('clone.afterSnapshot');
+  return held;
+}
+
+async function makePublication(
+  session: Session,
+  name: string,
+  run: {
+    readonly tables: readonly Table[];
+    readonly record: (update: ShadowUpdate) => Promise<void>;
+  },
+): Promise<void> {
+  // One that was made just before a crash is not on record; nothing reads it yet.
+  const leftOid = await readPublication(session, name);
+  if (leftOid !== undefined) await dropPublication(session, { name, oid: leftOid });
+  const { oid } = await createPublication({ session, name, tables: run.tables });
+  await run.record({ publicationOid: oid });
+}
