@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-const FOLDERS = ['src', 'test'];
+const FOLDERS = ['src', 'test', 'bench'];
 const WITH_POSTGRES = FOLDERS.map((folder) => `${folder}/**/*.pg.test.ts`);
 
 /** Only so that a hang ends: many times what the longest test needs on two busy cores. */
