@@ -3,11 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
+import type { Endpoint } from '#src/core/endpoint.ts';
 import { lsn, parseLsn } from '#src/core/lsn.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog.ts';
 import { createLogicalSlot } from '#src/db/postgres/create-slot.ts';
+import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createLogger } from '#src/lib/log.ts';
@@ -33,6 +35,16 @@ export type FollowedPair = AsyncDisposable & {
 
 const CATCH_UP_MS = 30_000;
 
+export type FollowOptions = {
+  /** When the target's tables differ from the source's. */
+  readonly targetDdl?: string;
+  /** Before following begins; the endpoints to follow with, such as those of another role. */
+  readonly prepare?: (
+    source: TestDatabase,
+    target: TestDatabase,
+  ) => Promise<Partial<Record<'source' | 'target', Endpoint>>>;
+};
+
 /**
  * Two databases with the same empty tables, the target following the source: everything of a clone but
  * the copy. For tests of the follower alone.
@@ -40,19 +52,28 @@ const CATCH_UP_MS = 30_000;
 export async function followPair(
   versions: readonly [TestVersion, TestVersion],
   ddl: string,
+  options: FollowOptions = {},
 ): Promise<FollowedPair> {
   await using owned = new AsyncDisposableStack();
   const source = owned.use(await createTestDatabase(versions[0], ddl));
-  const target = owned.use(await createTestDatabase(versions[1], ddl));
+  const target = owned.use(await createTestDatabase(versions[1], options.targetDdl ?? ddl));
+  const endpoints = {
+    source: source.endpoint,
+    target: target.endpoint,
+    ...(await options.prepare?.(source, target)),
+  };
+  // Holds the lease.
+  const control = owned.use(
+    await openSession(endpoints.target, { applicationName: 'understudy test' }),
+  );
   const spoolDirectory = await mkdtemp(join(tmpdir(), 'understudy-spool-'));
   owned.defer(async () => rm(spoolDirectory, { recursive: true, force: true }));
-  const { shadow, epoch } = await registerShadow(source, target, spoolDirectory);
+  const { shadow, epoch } = await registerShadow(source, control, spoolDirectory);
 
   const events: ProgressEvent[] = [];
   const follower = owned.use(
     await openFollower({
-      source: source.endpoint,
-      target: target.endpoint,
+      ...endpoints,
       shadow,
       epoch,
       spoolDirectory,
@@ -90,7 +111,7 @@ export async function followPair(
 
 async function registerShadow(
   source: TestDatabase,
-  target: TestDatabase,
+  control: Session,
   spoolDirectory: string,
 ): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
   const shadowId = source.name.slice(-8);
@@ -106,7 +127,7 @@ async function registerShadow(
   });
   return await recordFollowedShadow({
     source: source.session,
-    target: target.session,
+    target: control,
     shadowId,
     tables,
     publication,
@@ -139,4 +160,28 @@ async function catchUp(
 async function timeout(ms: number): Promise<never> {
   await wait(ms, undefined, { ref: false });
   throw new Error('the follower did not catch up');
+}
+
+/** The tables that differ once everything is applied. */
+export async function differences(
+  pair: FollowedPair,
+  ...tables: readonly string[]
+): Promise<readonly string[]> {
+  await pair.caughtUp();
+  const differing: string[] = [];
+  for (const table of tables) {
+    const [source, target] = await Promise.all(
+      [pair.source, pair.target].map(async ({ session }) => digestOf(session, table)),
+    );
+    if (source !== target) differing.push(table);
+  }
+  return differing;
+}
+
+/** Number and hash of all rows by their text. */
+async function digestOf(session: Session, table: string): Promise<string> {
+  const rows = await session.query(
+    `SELECT count(*), md5(string_agg(md5(t::text), '' ORDER BY md5(t::text))) FROM ${table} t`,
+  );
+  return JSON.stringify(rows);
 }

@@ -212,7 +212,7 @@ export class ApplyPipeline {
       statement.isParsed = true;
       writeParse(this.#to, statement.name, statement.sql, statement.parameterOids);
     }
-    const isBinary = statement.parameterOids.length > 0 || table.format === 'binary';
+    const isBinary = statement.isOfArrays || table.format === 'binary';
     beginBind(this.#to, {
       portal: '',
       statement: statement.name,

@@ -30,6 +30,8 @@ export type ApplyTable = KeyedTable & {
 /** A statement to prepare, and which columns of the tuple it takes, in the order of its parameters. */
 export type ApplyStatement = {
   readonly sql: string;
+  /** A parameter is an array of a column's values, or one value. */
+  readonly isOfArrays: boolean;
   readonly parameterOids: readonly number[];
   /** Of the old key (a moved row only) and of the row. */
   readonly beforeIndexes: readonly number[];
@@ -86,11 +88,12 @@ export function copyIn(table: ApplyTable): string {
   return `COPY ${quoteTable(table.name)} (${names(table, allIndexes(table))}) FROM STDIN${options}`;
 }
 
-/** INSERT, UPDATE, DELETE and a change of key of one row: one parameter a column, types inferred. */
+/** INSERT, UPDATE, DELETE and a change of key of one row: one parameter a column, of the column's type. */
 export function insertOne(table: ApplyTable): ApplyStatement {
   const indexes = allIndexes(table);
   const values = indexes.map((_, i) => `$${i + 1}`).join(', ');
   return oneRow(
+    table,
     `INSERT INTO ${quoteTable(table.name)} (${names(table, indexes)}) OVERRIDING SYSTEM VALUE VALUES (${values})`,
     [],
     indexes,
@@ -99,6 +102,7 @@ export function insertOne(table: ApplyTable): ApplyStatement {
 
 export function deleteOne(table: ApplyTable): ApplyStatement {
   return oneRow(
+    table,
     `DELETE FROM ONLY ${quoteTable(table.name)} WHERE ${keyEquals(table, 1)}`,
     table.keyIndexes,
     [],
@@ -111,6 +115,7 @@ export function updateOne(table: ApplyTable, unchanged: string): ApplyStatement 
   const first = table.keyIndexes.length + 1;
   const set = indexes.map((index, i) => `${columnName(table, index)} = $${first + i}`).join(', ');
   return oneRow(
+    table,
     `UPDATE ONLY ${quoteTable(table.name)} SET ${set} WHERE ${keyEquals(table, 1)}`,
     table.keyIndexes,
     indexes,
@@ -118,11 +123,16 @@ export function updateOne(table: ApplyTable, unchanged: string): ApplyStatement 
 }
 
 function oneRow(
+  table: ApplyTable,
   sql: string,
   beforeIndexes: readonly number[],
   indexes: readonly number[],
 ): ApplyStatement {
-  return { sql, parameterOids: [], beforeIndexes, indexes };
+  // Inferred, the parameter of `pair = $1` would be any record, whose text cannot be read.
+  const parameterOids = [...beforeIndexes, ...indexes].map(
+    (index) => table.columns[index]?.typeOid ?? 0,
+  );
+  return { sql, isOfArrays: false, parameterOids, beforeIndexes, indexes };
 }
 
 /** A FROM item that yields one row an array element, and how its columns are named there. */
@@ -141,6 +151,7 @@ function unnested(table: ApplyTable, indexes: readonly number[]) {
     join,
     value,
     parameters: {
+      isOfArrays: true,
       parameterOids: indexes.map((index) =>
         table.format === 'text' ? TEXT_ARRAY_OID : (table.columns[index]?.arrayOid ?? 0),
       ),
