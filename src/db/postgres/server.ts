@@ -4,6 +4,8 @@ import type { Session } from './session.ts';
 export type Server = {
   /** `server_version_num` divided by 10,000. */
   readonly major: number;
+  /** Seconds since the Unix epoch, with microseconds: no two servers on one network share it. */
+  readonly startedAt: string;
   /** As printed by IDENTIFY_SYSTEM; undefined when the role may not call pg_control_system(). */
   readonly systemId: string | undefined;
   /** Undefined on a standby, where it changes under us. */
@@ -65,6 +67,7 @@ export type ServerSettings = {
 const FACTS_SQL = `
 SELECT current_setting('server_version_num') AS version,
        pg_is_in_recovery() AS is_in_recovery,
+       extract(epoch FROM pg_postmaster_start_time()) AS started_at,
        current_setting('transaction_read_only') AS is_read_only,
        CASE WHEN NOT pg_is_in_recovery()
             THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline_hex,
@@ -107,6 +110,7 @@ export async function readServer(session: Session): Promise<Server> {
   const timeline = row['timeline_hex'] ?? undefined;
   return {
     major: Math.floor(session.serverVersion / 10_000),
+    startedAt: row['started_at'] ?? '',
     systemId: control?.['system_identifier'] ?? undefined,
     timeline: timeline === undefined ? undefined : Number.parseInt(timeline, 16),
     isInRecovery: row['is_in_recovery'] === 't',

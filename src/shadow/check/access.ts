@@ -53,9 +53,9 @@ function checkVersions({ sourceServer, targetServer }: CheckContext): readonly F
       ),
     );
   }
+  // Not by system identifier: a copy of the server's files has the same one.
   const isSame =
-    sourceServer.systemId !== undefined &&
-    sourceServer.systemId === targetServer.systemId &&
+    sourceServer.startedAt === targetServer.startedAt &&
     sourceServer.database.name === targetServer.database.name;
   if (isSame) {
     findings.push(
