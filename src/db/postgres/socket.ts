@@ -25,10 +25,15 @@ type Encryption = 'plain' | 'tlsIfOffered' | 'tls';
 
 const KEEPALIVE_IDLE_MS = 10_000;
 const REFUSED = '28000';
-/** A stream's option, which the types of Socket and TLSSocket do not list. */
-const BUFFERED: SocketConstructorOpts & { readonly highWaterMark: number } = {
-  highWaterMark: SOCKET_BUFFER_BYTES,
+/** Options of a stream, which the types of Socket and TLSSocket do not list. */
+type Buffering = SocketConstructorOpts & {
+  readonly readableHighWaterMark: number;
+  readonly writableHighWaterMark: number;
 };
+
+function buffering(readAheadBytes: number): Buffering {
+  return { readableHighWaterMark: readAheadBytes, writableHighWaterMark: SOCKET_BUFFER_BYTES };
+}
 
 function attemptsOf(endpoint: Endpoint): readonly [Encryption, ...Encryption[]] {
   // Over a Unix-domain socket there is no TLS, and libpq ignores sslmode.
@@ -51,22 +56,24 @@ function attemptsOf(endpoint: Endpoint): readonly [Encryption, ...Encryption[]] 
 
 /**
  * Connect and run `start` (the startup phase) on the socket, within the endpoint's timeout, which covers
- * all attempts. `start` owns the socket when it returns; when it throws, the socket is destroyed.
+ * all attempts. `start` owns the socket when it returns; when it throws, the socket is destroyed. Up to
+ * `readAheadBytes` are taken from the system before anybody asks for them.
  *
  * Throws CONNECTION_FAILED, TLS_FAILED, PROTOCOL_VIOLATION, or what `start` throws.
  */
 export async function connectEndpoint<T>(
   endpoint: Endpoint,
   start: (socket: Socket) => Promise<T>,
+  readAheadBytes: number = SOCKET_BUFFER_BYTES,
 ): Promise<T> {
   const deadline = connectDeadline(endpoint);
   const [first, second] = attemptsOf(endpoint);
   try {
-    return await attempt({ endpoint, encryption: first, start, deadline });
+    return await attempt({ endpoint, encryption: first, start, deadline, readAheadBytes });
   } catch (error) {
     if (second === undefined || !isWorthAnother(error, first)) throw error;
     try {
-      return await attempt({ endpoint, encryption: second, start, deadline });
+      return await attempt({ endpoint, encryption: second, start, deadline, readAheadBytes });
     } catch (secondError) {
       // The second failure is the news, unless it only says that this way is closed, too.
       throw isWorthAnother(secondError, second) ? error : secondError;
@@ -90,9 +97,10 @@ async function attempt<T>(parts: {
   encryption: Encryption;
   start: (socket: Socket) => Promise<T>;
   deadline: AbortSignal | undefined;
+  readAheadBytes: number;
 }): Promise<T> {
-  const { endpoint, encryption, start, deadline } = parts;
-  const tcp = openTcp(endpoint);
+  const { endpoint, encryption, start, deadline, readAheadBytes } = parts;
+  const tcp = openTcp(endpoint, readAheadBytes);
   // Destroying the socket ends whatever waits for it, here and in the libraries that use it.
   const expire = (): void => {
     tcp.destroy(timeoutError(endpoint));
@@ -101,7 +109,8 @@ async function attempt<T>(parts: {
   deadline?.addEventListener('abort', expire);
   try {
     await once(tcp, 'connect');
-    const socket = encryption === 'plain' ? tcp : await encrypt(tcp, endpoint, encryption);
+    const socket =
+      encryption === 'plain' ? tcp : await encrypt(tcp, endpoint, { encryption, readAheadBytes });
     return await start(socket);
   } catch (error) {
     tcp.destroy();
@@ -111,10 +120,10 @@ async function attempt<T>(parts: {
   }
 }
 
-function openTcp(endpoint: Endpoint): Socket {
+function openTcp(endpoint: Endpoint, readAheadBytes: number): Socket {
   const { host, port } = endpoint;
   const options = isUnixSocket(endpoint) ? { path: `${host}/.s.PGSQL.${port}` } : { host, port };
-  const socket = new Socket(BUFFERED);
+  const socket = new Socket(buffering(readAheadBytes));
   // Not as options of connect(), which only a socket that connect() itself creates obeys: without
   // TCP_NODELAY the end of each COPY waits 40 ms for a delayed acknowledgement.
   if (!isUnixSocket(endpoint)) {
@@ -129,14 +138,15 @@ function openTcp(endpoint: Endpoint): Socket {
 async function encrypt(
   tcp: Socket,
   endpoint: Endpoint,
-  encryption: 'tls' | 'tlsIfOffered',
+  how: { readonly encryption: 'tls' | 'tlsIfOffered'; readonly readAheadBytes: number },
 ): Promise<Socket> {
+  const { encryption, readAheadBytes } = how;
   const options = tlsOptions(endpoint);
   if (!(await isTlsOffered(tcp, endpoint))) {
     if (encryption === 'tlsIfOffered') return tcp;
     throw new OperatorError('TLS_FAILED', `${describeEndpoint(endpoint)} does not support TLS`);
   }
-  const secure = connectTls({ ...options, socket: tcp, ...BUFFERED });
+  const secure = connectTls({ ...options, socket: tcp, ...buffering(readAheadBytes) });
   secure.on('error', () => undefined);
   try {
     await once(secure, 'secureConnect');

@@ -53,14 +53,21 @@ export async function openWireConnection(
   options: StartupOptions,
 ): Promise<WireConnection> {
   const parameters = startupParameters(endpoint, options);
-  return connectEndpoint(endpoint, async (socket) => {
+  const start = async (socket: Socket): Promise<WireConnection> => {
     const channel = new ByteChannel(socket);
     const backend = await startUp({ channel, socket, endpoint, parameters });
     const connection = new WireConnection({ endpoint, socket, channel, backend });
     if (connection.serverMajor >= 17) await connection.query(PIN_LATE_SETTINGS);
     return connection;
-  });
+  };
+  // A reader of a stream that waits on purpose must not have the system drained behind its back: the
+  // walsender would be woken for each change (receiver.ts).
+  return options.replication === true
+    ? connectEndpoint(endpoint, start, REPLICATION_READ_AHEAD_BYTES)
+    : connectEndpoint(endpoint, start);
 }
+
+const REPLICATION_READ_AHEAD_BYTES = 1;
 
 /**
  * One connection in the hands of one caller. Statements by the simple protocol (walsenders know no

@@ -31,7 +31,7 @@ import {
  * has recorded its position durably.
  *
  * A reader that keeps up makes the walsender send each change by itself, which costs the source three
- * to four times the CPU; so while behind it reads in ticks of 10 ms (perf.md §3), and eagerly when not.
+ * to four times the CPU; so while behind it reads in ticks of 10 ms, and eagerly when not.
  */
 export type ReceiverDeps = {
   readonly source: Endpoint;
