@@ -17,6 +17,20 @@ export type CrashServer = AsyncDisposable & {
   readonly restart: () => Promise<void>;
 };
 
+/**
+ * A role that owns the database and may do no more than it must, so that progress is kept in a table
+ * instead of a replication origin. Before 15 only a superuser may bypass triggers.
+ */
+export async function createPlainRole(endpoint: Endpoint): Promise<Endpoint> {
+  const { database } = endpoint;
+  await withClient(endpoint, async (client) =>
+    client.query(`CREATE ROLE plain LOGIN PASSWORD 'password';
+                  GRANT SET ON PARAMETER session_replication_role TO plain;
+                  ALTER DATABASE ${database} OWNER TO plain`),
+  );
+  return { ...endpoint, user: 'plain', password: 'password' };
+}
+
 const SETTINGS = {
   shared_buffers: '32MB',
   max_connections: '60',

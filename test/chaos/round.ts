@@ -4,14 +4,15 @@ import { createRandom } from '#src/cli/demo/random.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { TestVersion } from '#test/servers.ts';
 
-import { checkLedger, snapshotCatalog, withClient } from './compare.ts';
-import { type CrashServer, startCrashServer } from './crash-server.ts';
+import { checkLedger, countTransactions, snapshotCatalog, withClient } from './compare.ts';
+import { type CrashServer, createPlainRole, startCrashServer } from './crash-server.ts';
 import { readFailpointNames } from './failpoint-names.ts';
 import { bulkRows, CHAOS_SCHEMA } from './schema.ts';
 import {
   type Clone,
   createShadow,
   describeEnd,
+  endOf,
   errorOf,
   FOLLOWING,
   settle,
@@ -53,13 +54,16 @@ type Round = {
   /** The target was a whole state of the source once, and has to be one ever since. */
   wasInStep: boolean;
   nextFailpoint: string | undefined;
+  /** What each says that was wrong with it. */
+  readonly verifications: Promise<string | undefined>[];
 };
 
 /** Everything that was wrong in the end, as sentences. */
 export async function runRound(options: RoundOptions): Promise<readonly string[]> {
   const { seed, versions, log } = options;
   const random = createRandom(seed);
-  const rows = Math.floor(random() * 60_000);
+  // Few, mostly; sometimes more than a part of the copy holds.
+  const rows = Math.floor(random() ** 4 * 400_000);
   log(`seed ${seed}: ${versions[0]} to ${versions[1]}, ${rows} bulk rows`);
   await using stack = new AsyncDisposableStack();
   const [source, target] = await Promise.all([
@@ -69,7 +73,10 @@ export async function runRound(options: RoundOptions): Promise<readonly string[]
   stack.use(source);
   stack.use(target);
   const before = await snapshotCatalog(source.endpoint);
-  const shadow = stack.use(await createShadow(source.endpoint, target.endpoint));
+  const isPlain = versions[1] >= 15 && random() < 0.3;
+  const role = isPlain ? await createPlainRole(target.endpoint) : target.endpoint;
+  log(`  as ${role.user}`);
+  const shadow = stack.use(await createShadow(source.endpoint, target.endpoint, role));
   const workload = stack.use(await startWorkload(source.endpoint, seed));
   const round: Round = {
     options,
@@ -85,6 +92,7 @@ export async function runRound(options: RoundOptions): Promise<readonly string[]
     clone: shadow.start(),
     wasInStep: false,
     nextFailpoint: undefined,
+    verifications: [],
   };
   watchStep(round);
   for (let i = 0; i < options.disturbances && round.wrong.length === 0; i += 1) {
@@ -142,11 +150,26 @@ const DISTURBANCES: Readonly<Record<string, Disturbance>> = {
   },
   'restart the target': async ({ target }) => target.restart(),
   // What the target had only in memory, and the process that knew better, are both gone (trap 16).
-  'crash the target and kill the process': async ({ target, clone }) => {
+  'crash the target and kill the process': async ({ target, clone, options, wasInStep }) => {
+    const before = wasInStep ? await countTransactions(target.endpoint) : 0;
     const crashed = target.crash();
     clone.kill('SIGKILL');
     await crashed;
+    if (!wasInStep) return;
+    const after = await countTransactions(target.endpoint);
+    options.log(`    the target had ${before} transactions, and has ${after}`);
   },
+  'interrupt the process': async ({ clone, wrong }) => {
+    clone.kill('SIGINT');
+    const { code } = await endOf(clone, 'as it was told to');
+    if (code !== 130 && code !== null && code !== 1)
+      wrong.push(`interrupted, it ended with ${code}`);
+  },
+  'verify meanwhile': async (round) => round.verifications.push(verifyMeanwhile(round, [])),
+  'verify all meanwhile': async (round) =>
+    round.verifications.push(verifyMeanwhile(round, ['--full'])),
+  'repair meanwhile': async (round) =>
+    round.verifications.push(verifyMeanwhile(round, ['--full', '--repair'])),
   'crash everything': async ({ source, target, clone, workload }) => {
     workload.announceCrash();
     clone.kill('SIGKILL');
@@ -171,6 +194,18 @@ async function disturb(round: Round): Promise<void> {
   const phase = round.wasInStep ? 'in step before' : 'never in step';
   round.options.log(`  ${name} (${phase}, ${round.workload.committed()} transactions)`);
   await DISTURBANCES[name]?.(round);
+}
+
+/** It may fail like everything else, but never see a difference: there is none at any fence. */
+async function verifyMeanwhile(
+  { shadow, wasInStep }: Round,
+  options: readonly string[],
+): Promise<string | undefined> {
+  if (!wasInStep) return undefined;
+  const ended = await shadow.run(['verify', ...options]);
+  return ended.stdout.includes('"type":"difference"')
+    ? `verify meanwhile: ${describeEnd(ended)}`
+    : undefined;
 }
 
 /** The server processes of the shadow, keepers included. */
@@ -208,11 +243,11 @@ async function keepRunning(round: Round): Promise<void> {
   if (clone.hasEnded()) {
     const ended = await clone.ended;
     const code = errorOf(ended);
-    if (ended.code !== null && !MENDED.has(code ?? '')) {
+    if (ended.code !== null && ended.code !== 130 && !MENDED.has(code ?? '')) {
       round.wrong.push(`the clone ended: ${describeEnd(ended)}`);
       return;
     }
-    if (ended.code !== null) options.log(`    it had ended with ${code}`);
+    if (code !== undefined) options.log(`    it had ended with ${code}`);
     if (round.nextFailpoint !== undefined) options.log(`    it dies at ${round.nextFailpoint}`);
     round.clone = shadow.start({ failpoints: round.nextFailpoint });
     round.nextFailpoint = undefined;
@@ -230,6 +265,7 @@ function watchStep(round: Round): void {
 async function conclude(round: Round, catalogBefore: readonly string[]): Promise<void> {
   const { shadow, workload, wrong, source } = round;
   await workload.stop();
+  wrong.push(...(await Promise.all(round.verifications)).filter((one) => one !== undefined));
   wrong.push(...workload.failed.map((failure) => `production lost a statement: ${failure}`));
   let found: readonly string[] = [];
   for (let i = 0; i < SETTLE_TRIES && wrong.length === 0; i += 1) {

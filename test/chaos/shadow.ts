@@ -34,6 +34,7 @@ export type Clone = AsyncDisposable & {
   readonly waitFor: (text: string | RegExp) => Promise<string>;
   readonly ended: Promise<Ended>;
   readonly hasEnded: () => boolean;
+  readonly isFollowing: () => boolean;
 };
 
 export const FOLLOWING = '"phase":"following"';
@@ -43,9 +44,14 @@ const CATCH_UP_MS = 60_000;
 const END_MS = 90_000;
 const POLL_MS = 50;
 
-export async function createShadow(source: Endpoint, target: Endpoint): Promise<Shadow> {
+export async function createShadow(
+  source: Endpoint,
+  target: Endpoint,
+  /** As whom the command connects to the target; the test itself always as who may do everything. */
+  targetRole: Endpoint = target,
+): Promise<Shadow> {
   const spool = await mkdtemp(join(tmpdir(), 'understudy-chaos-'));
-  const stores = ['--source', urlOf(source), '--target', urlOf(target)];
+  const stores = ['--source', urlOf(source), '--target', urlOf(targetRole)];
   const running = new Set<Clone>();
   // A killed process writes no cache, so one that ends in order fills it: half of a start's time.
   const cache = await mkdtemp(join(tmpdir(), 'understudy-compiled-'));
@@ -78,13 +84,19 @@ export async function createShadow(source: Endpoint, target: Endpoint): Promise<
 
 function watch(command: ReturnType<typeof startCommand>): Clone {
   let hasEnded = false;
+  let isFollowing = false;
   void command.ended.then(() => (hasEnded = true));
+  command.waitFor(FOLLOWING).then(
+    () => (isFollowing = true),
+    () => undefined,
+  );
   return {
     processId: command.processId,
     kill: command.kill,
     waitFor: command.waitFor,
     ended: command.ended,
     hasEnded: () => hasEnded,
+    isFollowing: () => isFollowing,
     // One that is stopped by SIGSTOP dies of SIGKILL, too.
     [Symbol.asyncDispose]: async () => command[Symbol.asyncDispose](),
   };
@@ -149,7 +161,7 @@ export function errorOf({ stdout }: Ended): string | undefined {
 
 /**
  * The source is quiet: wait until the target has as many transactions, and give everything that is wrong
- * with it then. `clone` must be following.
+ * with it then.
  */
 export async function settle(shadow: Shadow, clone: Clone): Promise<readonly string[]> {
   const { source, target } = shadow;
@@ -157,7 +169,8 @@ export async function settle(shadow: Shadow, clone: Clone): Promise<readonly str
   try {
     await until(
       `${expected} transactions on the target`,
-      async () => clone.hasEnded() || (await countTransactions(target)) >= expected,
+      async () =>
+        clone.hasEnded() || (clone.isFollowing() && (await countTransactions(target)) >= expected),
       CATCH_UP_MS,
     );
   } catch (error) {
