@@ -202,10 +202,13 @@ async function verifyMeanwhile(
   options: readonly string[],
 ): Promise<string | undefined> {
   if (!wasInStep) return undefined;
-  const ended = await shadow.run(['verify', ...options]);
-  return ended.stdout.includes('"type":"difference"')
-    ? `verify meanwhile: ${describeEnd(ended)}`
-    : undefined;
+  try {
+    const ended = await shadow.run(['verify', ...options]);
+    const isDifferent = ended.stdout.includes('"type":"difference"');
+    return isDifferent ? `verify meanwhile: ${describeEnd(ended)}` : undefined;
+  } catch (error) {
+    return `verify meanwhile: ${String(error)}`;
+  }
 }
 
 /** The server processes of the shadow, keepers included. */

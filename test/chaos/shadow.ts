@@ -41,7 +41,7 @@ export const FOLLOWING = '"phase":"following"';
 
 const CATCH_UP_MS = 60_000;
 /** Of a command that ends by itself, on a machine that is busy with other tests. */
-const END_MS = 90_000;
+const END_MS = 150_000;
 const POLL_MS = 50;
 
 export async function createShadow(
@@ -72,8 +72,12 @@ export async function createShadow(
       return clone;
     },
     status: async () => runCommand(['status', '--target', urlOf(target), '--json']),
-    run: async ([command = '', ...args], failpoints) =>
-      runCommand([command, ...stores, '--json', ...args], environment(failpoints)),
+    run: async ([name = '', ...args], failpoints) => {
+      await using command = watch(
+        startCommand([name, ...stores, '--json', ...args], environment(failpoints)),
+      );
+      return await endOf(command, `of ${name}`);
+    },
     async [Symbol.asyncDispose]() {
       await Promise.all([...running].map(async (clone) => clone[Symbol.asyncDispose]()));
       await removeLeftovers(source, target);

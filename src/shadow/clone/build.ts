@@ -308,8 +308,9 @@ class Run {
     const { state } = this.#build;
     state.isInStep = true;
     if (!state.wasInStep) {
-      state.wasInStep = true;
       await this.#options.onInStep({ shadowId: this.#shadow.shadowId, sourceSnapshot: undefined });
+      // Only now: what a lost connection cut off is done again by the next attempt.
+      state.wasInStep = true;
     }
     await aborted(signal);
   }
