@@ -29,6 +29,8 @@ export type FollowedPair = AsyncDisposable & {
   readonly events: readonly ProgressEvent[];
   /** Why following ended, when it did. */
   readonly ended: Promise<unknown>;
+  /** End following; resolves when it has. */
+  readonly stop: () => Promise<unknown>;
   /** Resolves when everything that the source has committed by now is applied; throws what ended following. */
   readonly caughtUp: () => Promise<void>;
 };
@@ -84,14 +86,17 @@ export async function followPair(
       onFence: async () => undefined,
     }),
   );
-  const stop = new AbortController();
+  const aborting = new AbortController();
   const ended = supervise(
     [follower.spooling, follower.applying, follower.serving],
-    stop.signal,
+    aborting.signal,
   ).catch((error: unknown) => error);
+  const stop = async (): Promise<unknown> => {
+    aborting.abort();
+    return ended;
+  };
   owned.defer(async () => {
-    stop.abort();
-    await ended;
+    await stop();
     const { originName } = shadow;
     if (originName === undefined) return;
     await target.session.query('SELECT pg_replication_origin_drop($1)', [originName]);
@@ -104,6 +109,7 @@ export async function followPair(
     follower,
     events,
     ended,
+    stop,
     caughtUp: async () => catchUp(source, follower, ended),
     [Symbol.asyncDispose]: async () => resources.disposeAsync(),
   };

@@ -1,0 +1,70 @@
+import { expect, test } from 'vitest';
+
+import { EVERYTHING } from '#src/core/selection.ts';
+import { readTables } from '#src/db/postgres/catalog.ts';
+import type { RelationRecord } from '#src/shadow/ledger.ts';
+import { createPublication } from '#src/shadow/publication.ts';
+import { createTestDatabase, type TestDatabase, type TestVersion } from '#test/postgres.ts';
+
+import { PublicationWatch } from './publication-watch.ts';
+
+const NAME = 'pub';
+
+async function watched(version: TestVersion): Promise<TestDatabase & { watch: PublicationWatch }> {
+  const db = await createTestDatabase(
+    version,
+    'CREATE TABLE public.a (id int PRIMARY KEY, v int); CREATE TABLE public.b (id int PRIMARY KEY, v int)',
+  );
+  const tables = await readTables(db.session, EVERYTHING);
+  const records = tables.map(({ oid, schema, name, key }): RelationRecord => ({
+    schema,
+    name,
+    key,
+    sourceOid: oid,
+    state: 'copied',
+    startLsn: undefined,
+    columns: [],
+    rows: 0,
+    stopMessage: undefined,
+  }));
+  const publication = await createPublication({ session: db.session, name: NAME, tables });
+  return { ...db, watch: new PublicationWatch(publication, records) };
+}
+
+test.each<readonly [TestVersion, string, string]>([
+  [14, 'lacks a table', 'ALTER PUBLICATION pub DROP TABLE public.b'],
+  [
+    18,
+    'lacked a table for a moment',
+    'BEGIN; ALTER PUBLICATION pub DROP TABLE public.b; ALTER PUBLICATION pub ADD TABLE public.b; COMMIT',
+  ],
+  [14, 'lacks an operation', `ALTER PUBLICATION pub SET (publish = 'insert, update, delete')`],
+  [17, 'goes by partition roots', 'ALTER PUBLICATION pub SET (publish_via_partition_root = true)'],
+  [18, 'has a row filter', 'ALTER PUBLICATION pub SET TABLE public.a, public.b WHERE (id > 5)'],
+  [16, 'has a column list', 'ALTER PUBLICATION pub SET TABLE public.a (id), public.b'],
+  [15, 'was dropped', 'DROP PUBLICATION pub'],
+  [
+    18,
+    'was made again',
+    'DROP PUBLICATION pub; CREATE PUBLICATION pub FOR TABLE public.a, public.b',
+  ],
+])('on %i a publication that %s is not the one that we made', async (version, _, sql) => {
+  await using db = await watched(version);
+  await db.watch.check(db.session);
+  await db.session.query(sql);
+  await expect(db.watch.check(db.session)).rejects.toMatchObject({ code: 'PUBLICATION_CHANGED' });
+});
+
+test.each<TestVersion>([14, 18])(
+  'on %i a table that is dropped, or one more, is no harm',
+  async (version) => {
+    await using db = await watched(version);
+    await db.watch.check(db.session);
+    await db.session.query(
+      'DROP TABLE public.b; CREATE TABLE public.c (id int PRIMARY KEY); ALTER PUBLICATION pub ADD TABLE public.c',
+    );
+    await db.watch.check(db.session);
+    await db.session.query('ALTER TABLE public.a RENAME TO d; ALTER TABLE public.d ADD w int');
+    await expect(db.watch.check(db.session)).resolves.toBeUndefined();
+  },
+);
