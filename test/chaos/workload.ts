@@ -25,7 +25,7 @@ export type Workload = AsyncDisposable & {
 type Random = () => number;
 
 /** Between two transactions of a worker. */
-const PAUSE_MS = 8;
+const PAUSE_MS = 15;
 const RECONNECT_MS = 100;
 const LARGE_ROWS = 3000;
 
