@@ -60,7 +60,11 @@ type Round = {
 
 /** Everything that was wrong in the end, as sentences. */
 export async function runRound(options: RoundOptions): Promise<readonly string[]> {
-  const { seed, versions, log } = options;
+  const { seed, versions } = options;
+  const startedMs = performance.now();
+  const log = (line: string): void => {
+    options.log(`${((performance.now() - startedMs) / 1000).toFixed(1).padStart(6)} s  ${line}`);
+  };
   const random = createRandom(seed);
   // Few, mostly; sometimes more than a part of the copy holds.
   const rows = Math.floor(random() ** 4 * 400_000);
@@ -75,11 +79,11 @@ export async function runRound(options: RoundOptions): Promise<readonly string[]
   const before = await snapshotCatalog(source.endpoint);
   const isPlain = versions[1] >= 15 && random() < 0.3;
   const role = isPlain ? await createPlainRole(target.endpoint) : target.endpoint;
-  log(`  as ${role.user}`);
+  log(`as ${role.user}`);
   const shadow = stack.use(await createShadow(source.endpoint, target.endpoint, role));
   const workload = stack.use(await startWorkload(source.endpoint, seed));
   const round: Round = {
-    options,
+    options: { ...options, log },
     random,
     source,
     target,
@@ -157,7 +161,7 @@ const DISTURBANCES: Readonly<Record<string, Disturbance>> = {
     await crashed;
     if (!wasInStep) return;
     const after = await countTransactions(target.endpoint);
-    options.log(`    the target had ${before} transactions, and has ${after}`);
+    options.log(`  the target had ${before} transactions, and has ${after}`);
   },
   'interrupt the process': async ({ clone, wrong }) => {
     clone.kill('SIGINT');
@@ -192,7 +196,7 @@ async function disturb(round: Round): Promise<void> {
   const names = Object.keys(DISTURBANCES);
   const name = names[Math.floor(round.random() * names.length)] ?? '';
   const phase = round.wasInStep ? 'in step before' : 'never in step';
-  round.options.log(`  ${name} (${phase}, ${round.workload.committed()} transactions)`);
+  round.options.log(`${name} (${phase}, ${round.workload.committed()} transactions)`);
   await DISTURBANCES[name]?.(round);
 }
 
@@ -250,8 +254,8 @@ async function keepRunning(round: Round): Promise<void> {
       round.wrong.push(`the clone ended: ${describeEnd(ended)}`);
       return;
     }
-    if (code !== undefined) options.log(`    it had ended with ${code}`);
-    if (round.nextFailpoint !== undefined) options.log(`    it dies at ${round.nextFailpoint}`);
+    if (code !== undefined) options.log(`  it had ended with ${code}`);
+    if (round.nextFailpoint !== undefined) options.log(`  it dies at ${round.nextFailpoint}`);
     round.clone = shadow.start({ failpoints: round.nextFailpoint });
     round.nextFailpoint = undefined;
     watchStep(round);
@@ -268,6 +272,7 @@ function watchStep(round: Round): void {
 async function conclude(round: Round, catalogBefore: readonly string[]): Promise<void> {
   const { shadow, workload, wrong, source } = round;
   await workload.stop();
+  round.options.log('the load has stopped');
   wrong.push(...(await Promise.all(round.verifications)).filter((one) => one !== undefined));
   wrong.push(...workload.failed.map((failure) => `production lost a statement: ${failure}`));
   let found: readonly string[] = [];
@@ -278,7 +283,9 @@ async function conclude(round: Round, catalogBefore: readonly string[]): Promise
   }
   wrong.push(...found);
   if (wrong.length > 0) return;
+  round.options.log('both sides are equal');
   wrong.push(...(await verify(shadow)));
+  round.options.log('verified');
   const dropped = await shadow.run(['drop']);
   if (dropped.code !== 0) wrong.push(`drop: ${describeEnd(dropped)}`);
   const after = await snapshotCatalog(source.endpoint);
