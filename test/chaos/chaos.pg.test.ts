@@ -2,10 +2,10 @@ import { expect, test } from 'vitest';
 
 import { runRound } from './round.ts';
 
-/** Fixed seeds; `npm run chaos` goes on with others. */
+/** Fixed seeds, the first with a target's role that may do little; `npm run chaos` goes on with others. */
 test.each([
-  [7, [14, 18]],
-  [11, [18, 18]],
+  [7, [15, 17]],
+  [55, [14, 18]],
 ] as const)(
   'seed %i: a shadow survives whatever dies, in the copy and while it follows',
   { timeout: 180_000 },
@@ -14,7 +14,7 @@ test.each([
     const wrong = await runRound({
       seed,
       versions,
-      disturbances: 5,
+      disturbances: 6,
       log: (line) => lines.push(line),
     });
     expect(wrong.length === 0 ? [] : [...lines, ...wrong]).toEqual([]);
