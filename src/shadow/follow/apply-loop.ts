@@ -427,7 +427,7 @@ export class ApplyLoop {
   async #nextBlock(signal: AbortSignal): Promise<SpoolBlock | undefined> {
     const { reader, gate, clock } = this.#deps;
     const wake = new AbortController();
-    const stop = (): void => wake.abort(signal.reason);
+    const stop = (): void => wake.abort(WOKEN);
     using _ = gate.onChange(stop);
     // Both may have happened while the last commit was under way.
     signal.throwIfAborted();
@@ -444,7 +444,7 @@ export class ApplyLoop {
       throw error;
     } finally {
       signal.removeEventListener('abort', stop);
-      wake.abort();
+      wake.abort(WOKEN);
     }
   }
 
@@ -471,6 +471,9 @@ export class ApplyLoop {
     }
   }
 }
+
+/** Why a wait ended that nobody waits for any more; one for all, since making an error is not cheap. */
+const WOKEN = new Error('woken');
 
 /** A stopped table may have been repaired at the fence that is over. */
 class TablesOutdated extends Error {}

@@ -51,7 +51,7 @@ export type Step<T extends KeyedTable> =
 
 export type NetKind = 'insert' | 'update' | 'delete';
 
-/** An entry: for insert and update the new row, for delete a tuple that holds the key. */
+/** What becomes of one row. For insert and update it names the new row, for delete a tuple with the key. */
 export type NetEntry = {
   readonly kind: NetKind;
   readonly bytes: Buffer;
@@ -60,10 +60,16 @@ export type NetEntry = {
   readonly unchanged: string;
 };
 
+/** Entries change in place: a hot row is updated thousands of times in a batch. */
+type Mutable<T> = { -readonly [Name in keyof T]: T[Name] };
+
+/** A short integer where the key is one in binary, which a Map finds faster than its bytes as a string. */
+type Key = string | number;
+
 /** The net changes of one table: at most one entry a key. */
 export class NetChanges<T extends KeyedTable> {
   readonly table: T;
-  readonly #entries = new Map<string, NetEntry>();
+  readonly #entries = new Map<Key, Mutable<NetEntry>>();
   /** Bytes of the tuples that were put together from two. */
   mergedBytes = 0;
 
@@ -79,37 +85,54 @@ export class NetChanges<T extends KeyedTable> {
     return this.#entries.values();
   }
 
-  insert(key: string, bytes: Buffer, at: number): void {
-    const earlier = this.#entries.get(key);
-    if (earlier !== undefined && earlier.kind !== 'delete')
-      throw impossible(this.table, 'insert of a key that is there');
+  insert(key: Key, bytes: Buffer, at: number): void {
+    const entry = this.#entries.get(key);
+    if (entry === undefined) {
+      this.#entries.set(key, { kind: 'insert', bytes, at, unchanged: '' });
+      return;
+    }
+    if (entry.kind !== 'delete') throw impossible(this.table, 'insert of a key that is there');
     // Deleted and inserted again: the row exists on the target, and every column is known.
-    const kind = earlier === undefined ? 'insert' : 'update';
-    this.#entries.set(key, { kind, bytes, at, unchanged: '' });
+    replace(entry, 'update', bytes, at);
   }
 
-  update(key: string, bytes: Buffer, at: number): void {
-    const earlier = this.#entries.get(key);
-    if (earlier?.kind === 'delete') throw impossible(this.table, 'update of a key that is gone');
+  update(key: Key, bytes: Buffer, at: number): void {
+    const entry = this.#entries.get(key);
     const unchanged = unchangedColumns(bytes, at);
-    if (earlier === undefined) {
+    if (entry === undefined) {
       this.#entries.set(key, { kind: 'update', bytes, at, unchanged });
-    } else if (unchanged === '') {
-      this.#entries.set(key, { kind: earlier.kind, bytes, at, unchanged });
+      return;
+    }
+    if (entry.kind === 'delete') throw impossible(this.table, 'update of a key that is gone');
+    if (unchanged === '') {
+      replace(entry, entry.kind, bytes, at);
+      return;
+    }
+    const merged = mergeTuples({ bytes, at }, entry);
+    this.mergedBytes += merged.length;
+    replace(entry, entry.kind, merged, 0);
+    entry.unchanged = unchangedColumns(merged, 0);
+  }
+
+  delete(key: Key, bytes: Buffer, at: number): void {
+    const entry = this.#entries.get(key);
+    if (entry === undefined) {
+      this.#entries.set(key, { kind: 'delete', bytes, at, unchanged: '' });
+    } else if (entry.kind === 'insert') {
+      this.#entries.delete(key);
+    } else if (entry.kind === 'update') {
+      replace(entry, 'delete', bytes, at);
     } else {
-      const merged = mergeTuples({ bytes, at }, earlier);
-      this.mergedBytes += merged.length;
-      const left = unchangedColumns(merged, 0);
-      this.#entries.set(key, { kind: earlier.kind, bytes: merged, at: 0, unchanged: left });
+      throw impossible(this.table, 'delete of a key that is gone');
     }
   }
+}
 
-  delete(key: string, bytes: Buffer, at: number): void {
-    const earlier = this.#entries.get(key);
-    if (earlier?.kind === 'delete') throw impossible(this.table, 'delete of a key that is gone');
-    if (earlier?.kind === 'insert') this.#entries.delete(key);
-    else this.#entries.set(key, { kind: 'delete', bytes, at, unchanged: '' });
-  }
+function replace(entry: Mutable<NetEntry>, kind: NetKind, bytes: Buffer, at: number): void {
+  entry.kind = kind;
+  entry.bytes = bytes;
+  entry.at = at;
+  entry.unchanged = '';
 }
 
 export class ChangeBatch<T extends KeyedTable> {
@@ -144,7 +167,8 @@ export class ChangeBatch<T extends KeyedTable> {
   addRow(table: T, message: { tag: number; bytes: Buffer; body: number; end: number }): void {
     const { tag, body, end } = message;
     const tuples = readRowTuples(tag, message.bytes, body);
-    const change = withKey({ tag, table, bytes: message.bytes, ...tuples });
+    const { before: old, after: current } = tuples;
+    const change = withKey({ tag, table, bytes: message.bytes, before: old, after: current });
     const { bytes, before, after } = change;
     this.#history.push(change);
     this.#rows += 1;
@@ -194,18 +218,37 @@ export class ChangeBatch<T extends KeyedTable> {
   }
 }
 
-/** The key's bytes as a string fit for a Map; equal iff every key column has the same bytes. */
-export function keyOf(table: KeyedTable, bytes: Buffer, at: number): string {
-  const offsets = columnOffsets(bytes, at, table.keyIndexes);
+/** The key as one value fit for a Map; equal iff every key column has the same bytes. */
+export function keyOf(table: KeyedTable, bytes: Buffer, at: number): Key {
   let key = '';
-  for (const offset of offsets) {
-    const kind = bytes[offset];
-    if (kind !== VALUE.text && kind !== VALUE.binary)
+  let next = at + 2;
+  let column = 0;
+  for (const index of table.keyIndexes) {
+    for (; column < index; column++) next = nextColumn(bytes, next);
+    const kind = bytes[next];
+    if (kind !== VALUE.text && kind !== VALUE.binary) {
       throw impossible(table, 'a key without a value');
+    }
+    if (kind === VALUE.binary && table.keyIndexes.length === 1) {
+      const integer = integerAt(bytes, next + 1);
+      if (integer !== undefined) return integer;
+    }
     // The length in front keeps ('a', 'bc') and ('ab', 'c') apart.
-    key += bytes.toString('latin1', offset + 1, nextColumn(bytes, offset));
+    key += bytes.toString('latin1', next + 1, nextColumn(bytes, next));
   }
   return key;
+}
+
+const HIGH_MAX = 0x10_0000; // 2^20: with 32 bits more still an exact number
+
+/** A value of four or eight bytes as the integer that these bytes are, if a number holds it. */
+function integerAt(bytes: Buffer, at: number): number | undefined {
+  const length = bytes.readUInt32BE(at);
+  if (length === 4) return bytes.readInt32BE(at + 4);
+  if (length !== 8) return undefined;
+  const high = bytes.readInt32BE(at + 4);
+  if (high < -HIGH_MAX || high >= HIGH_MAX) return undefined;
+  return high * 0x1_0000_0000 + bytes.readUInt32BE(at + 8);
 }
 
 /**

@@ -41,7 +41,7 @@ export class MessageWriter {
   end(): this {
     assert(this.#lengthAt >= 0, 'no message is open');
     const bytes = this.#length - this.#lengthAt;
-    assert(bytes <= MESSAGE_BYTES_MAX, `message of ${bytes} bytes`);
+    assert(bytes <= MESSAGE_BYTES_MAX, 'a message is below 2 GB');
     this.#buffer.writeInt32BE(bytes, this.#lengthAt);
     this.#lengthAt = -1;
     return this;
