@@ -1,4 +1,5 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
 
 import { expect, test } from 'vitest';
 
@@ -11,6 +12,7 @@ import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
 import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { openWireConnection } from '#src/db/postgres/wire-connection.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
+import type { EmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 import {
   keepers,
   runCopy,
@@ -125,22 +127,32 @@ test('a source and a target that crash and come back are waited for; the snapsho
     await admin.query('CREATE DATABASE source');
     await admin.query('CREATE DATABASE target');
     await using source = await open('source');
-    await source.query(SCHEMA + ROWS);
+    await source.query(`${SCHEMA + ROWS}; CREATE TABLE public.parked (id int PRIMARY KEY)`);
     await using target = await open('target');
-    await target.query(SCHEMA);
+    await target.query(`${SCHEMA}; CREATE TABLE public.parked (id int PRIMARY KEY)`);
   }
-  const crash = afterParts(2, async () => {
+  const blocker = await open('source');
+  // A locked table keeps the copy from ending before the crash.
+  const crash = async (): Promise<EmbeddedPostgres> => {
+    await blocker.query('BEGIN; LOCK TABLE public.parked IN ACCESS EXCLUSIVE MODE');
+    const waiting = `SELECT FROM pg_locks WHERE relation = 'public.parked'::regclass AND NOT granted`;
+    while ((await blocker.query(waiting)).length === 0) await wait(20);
     await first.kill9();
     return startTestServer({ ...options, port: first.endpoint.port });
-  });
-  let snapshots = 0;
+  };
+  const crashes: Promise<EmbeddedPostgres>[] = [];
   const job = {
     source: { ...first.endpoint, database: 'source' },
     target: { ...first.endpoint, database: 'target' },
     partBytes: PART_BYTES,
   };
-  await runCopy(job, { report: crash.report, onSnapshot: () => void (snapshots += 1) });
-  await using second = await crash.acted();
+  let snapshots = 0;
+  const onSnapshot = (): void => {
+    snapshots += 1;
+    if (snapshots === 1) crashes.push(crash());
+  };
+  await runCopy(job, { onSnapshot });
+  await using second = await crashes[0];
   expect(second?.endpoint.port).toBe(first.endpoint.port);
   expect(snapshots).toBe(2);
   await using source = await open('source');
