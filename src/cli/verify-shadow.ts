@@ -81,6 +81,9 @@ export async function whileFollowed<T>(
       },
     );
   } catch (error) {
+    // Somebody else was first: then that one keeps the fence.
+    const isFollowed = error instanceof OperatorError && error.code === 'LEASE_HELD';
+    if (outcome === undefined && isFollowed) return work(deps);
     if (outcome === undefined) throw error;
   }
   if (outcome !== undefined) return outcome.value;
