@@ -113,6 +113,7 @@ async function attempt(
   using _ = cancelOnAbort(connection, clock, signal);
   // By SET and not at startup, where a grant of the parameter does not count yet.
   await connection.query('SET session_replication_role = replica');
+  await noticeLostClient(connection);
   if (shadow.originName !== undefined) {
     await setupOrigin(connection, shadow.originName, clock, signal);
   }
@@ -166,6 +167,17 @@ function cancelOnAbort(connection: WireConnection, clock: Clock, signal: AbortSi
       over.abort();
     },
   };
+}
+
+/**
+ * A backend that waits for a lock does not see that its client was killed, and would keep the origin and
+ * the lease's row from the next runner. Not every platform of a server can tell.
+ */
+async function noticeLostClient(connection: WireConnection): Promise<void> {
+  await connection.query(`SET client_connection_check_interval = '2s'`).catch((error: unknown) => {
+    // invalid_parameter_value
+    if (sqlstateOf(error) !== '22023') throw error;
+  });
 }
 
 async function readTables(

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 
 import { describe, expect, test } from 'vitest';
@@ -204,6 +206,73 @@ test('a walsender that serves a lost connection of ours gives the slot back', as
   await held?.[Symbol.asyncDispose]();
 });
 
+/** A way to a server that can be cut, as when the process at this end is killed. */
+async function openDetour(
+  port: number,
+): Promise<AsyncDisposable & { port: number; cut: () => void }> {
+  const sockets = new Set<Socket>();
+  const server = createServer((near) => {
+    const far = connect(port, '127.0.0.1');
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(socket);
+      socket.on('error', () => undefined).pipe(other);
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  const cut = (): void => {
+    for (const socket of sockets) socket.destroy();
+  };
+  return {
+    port: typeof address === 'object' && address !== null ? address.port : 0,
+    cut,
+    async [Symbol.asyncDispose]() {
+      cut();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
+
+test('a runner that is killed while the target waits for a lock leaves no backend behind', async () => {
+  await using detours = new AsyncDisposableStack();
+  const cuts: (() => void)[] = [];
+  await using pair = await followPair([18, 18], ITEM, {
+    prepare: async (_, { endpoint }) => {
+      const detour = detours.use(await openDetour(endpoint.port));
+      cuts.push(detour.cut);
+      return { target: { ...endpoint, port: detour.port } };
+    },
+  });
+  await pair.caughtUp();
+  await using other = await openSession(pair.target.endpoint, {
+    applicationName: 'understudy test',
+  });
+  await other.query('BEGIN; LOCK TABLE public.item');
+  await pair.source.session.query(fill(1, 100));
+  const backends = async (condition: string): Promise<string | null | undefined> => {
+    // By another session: one in a transaction always sees the same activity.
+    const [row] = await pair.target.session.query(
+      `SELECT count(*) AS n FROM pg_stat_activity
+        WHERE application_name = $1 AND datname = current_database() AND ${condition}`,
+      [`understudy ${pair.shadow.shadowId} apply`],
+    );
+    return row?.['n'];
+  };
+  await until('it waits', async () => (await backends(`wait_event_type = 'Lock'`)) === '1');
+  for (const cut of cuts) cut();
+  await pair.stop();
+  // It would keep the origin from the next runner, for as long as the lock is held.
+  await until('it has ended', async () => (await backends('true')) === '0');
+  await other.query('ROLLBACK');
+  const [row] = await other.query('SELECT count(*) AS n FROM public.item');
+  expect(row).toEqual({ n: '0' });
+});
+
 test('following ends soon, also while the target waits for a lock', async () => {
   await using pair = await followPair([18, 18], ITEM);
   const { shadowId } = pair.shadow;
@@ -214,7 +283,7 @@ test('following ends soon, also while the target waits for a lock', async () => 
   await other.query('BEGIN; LOCK TABLE public.item');
   await pair.source.session.query(fill(1, 100));
   await until('the apply session waits', async () => {
-    const [row] = await other.query(
+    const [row] = await pair.target.session.query(
       `SELECT count(*) AS n FROM pg_stat_activity
         WHERE application_name = $1 AND wait_event_type = 'Lock' AND datname = current_database()`,
       [`understudy ${shadowId} apply`],
