@@ -1,9 +1,9 @@
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
+import { createGuardedFolder } from '#src/provision/guarded-folder.ts';
 import type { TestVersion } from '#test/servers.ts';
 
 import { withClient } from './compare.ts';
@@ -46,12 +46,12 @@ export async function startCrashServer(
   database: string,
   sql = '',
 ): Promise<CrashServer> {
-  const folder = await mkdtemp(join(tmpdir(), 'understudy-crash-'));
-  await chmod(folder, 0o755);
+  const folder = await createGuardedFolder('understudy-crash-');
+  await chmod(folder.path, 0o755);
   const options = {
     version,
     password: 'password',
-    directory: join(folder, 'data'),
+    directory: join(folder.path, 'data'),
     settings: SETTINGS,
   };
   let server = await startEmbeddedPostgres(options);
@@ -74,7 +74,7 @@ export async function startCrashServer(
     },
     async [Symbol.asyncDispose]() {
       await server[Symbol.asyncDispose]();
-      await rm(folder, { recursive: true, force: true });
+      await folder[Symbol.asyncDispose]();
     },
   };
 }

@@ -1,9 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
+import { createGuardedFolder } from '#src/provision/guarded-folder.ts';
 import { type Ended, parseLines, runCommand, startCommand, urlOf } from '#test/command.ts';
 
 import { checkLedger, countTransactions, findDifferences, withClient } from './compare.ts';
@@ -50,13 +48,15 @@ export async function createShadow(
   /** As whom the command connects to the target; the test itself always as who may do everything. */
   targetRole: Endpoint = target,
 ): Promise<Shadow> {
-  const spool = await mkdtemp(join(tmpdir(), 'understudy-chaos-'));
+  // Removed also when whoever runs this is killed.
+  const spoolFolder = await createGuardedFolder('understudy-chaos-');
+  const spool = spoolFolder.path;
   const stores = ['--source', urlOf(source), '--target', urlOf(targetRole)];
   const running = new Set<Clone>();
   // A killed process writes no cache, so one that ends in order fills it: half of a start's time.
-  const cache = await mkdtemp(join(tmpdir(), 'understudy-compiled-'));
+  const cacheFolder = await createGuardedFolder('understudy-compiled-');
   const environment = (failpoints: string | undefined): Record<string, string> => ({
-    NODE_COMPILE_CACHE: cache,
+    NODE_COMPILE_CACHE: cacheFolder.path,
     ...(failpoints === undefined ? {} : { UNDERSTUDY_FAILPOINTS: failpoints }),
   });
   await runCommand(['--help'], environment(undefined));
@@ -81,7 +81,7 @@ export async function createShadow(
     async [Symbol.asyncDispose]() {
       await Promise.all([...running].map(async (clone) => clone[Symbol.asyncDispose]()));
       await removeLeftovers(source, target);
-      for (const folder of [spool, cache]) await rm(folder, { recursive: true, force: true });
+      for (const folder of [spoolFolder, cacheFolder]) await folder[Symbol.asyncDispose]();
     },
   };
 }
