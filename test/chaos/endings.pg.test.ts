@@ -204,6 +204,10 @@ test(
         await behind('source', confirmed, `'${lsn}'::pg_lsn`);
         clone.kill('SIGKILL');
         await clone.ended;
+        // Its backend waits for our lock and must not commit what it was sent once we let go.
+        await client.query(
+          `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'understudy % apply' AND datname = current_database()`,
+        );
         await rename(spool, `${spool}.away`);
       });
       await using again = shadow.start();

@@ -15,6 +15,7 @@ const terminal = {
 test('a terminal gets colours, unless NO_COLOR or a dumb terminal forbids them', () => {
   vi.stubEnv('FORCE_COLOR', undefined);
   vi.stubEnv('TERM', 'xterm-256color');
+  vi.stubEnv('CI', undefined);
   vi.stubEnv('NO_COLOR', undefined);
   expect(paintFor(terminal)('red', 'x')).toBe('\u001B[31mx\u001B[39m');
   vi.stubEnv('NO_COLOR', '1');

@@ -12,6 +12,8 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   bytea_output: 'hex',
   lc_monetary: 'C',
   xmloption: 'content',
+  // What we were told is committed we do not do again, so it must survive a crash of the server.
+  synchronous_commit: 'local',
   // Off would read a NULL in the text of an array as the word.
   array_nulls: 'on',
   search_path: '',

@@ -66,8 +66,9 @@ export function createCopyWorker(deps: WorkerDeps): CopyWorker {
 async function openPair(deps: WorkerDeps): Promise<CopyPair> {
   const source = await openEnd(deps, deps.source, '');
   try {
-    // Triggers and foreign keys are bypassed; a crash may lose the last parts, ledger rows included.
-    const settings = 'SET session_replication_role = replica; SET synchronous_commit = off;';
+    // Triggers and foreign keys are bypassed. Commits are synchronous: this process goes on after a crash
+    // of the target, and does not copy again what it was told is stored.
+    const settings = 'SET session_replication_role = replica;';
     return { source, target: await openEnd(deps, deps.target, settings) };
   } catch (error) {
     source.destroy();
