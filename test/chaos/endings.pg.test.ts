@@ -210,6 +210,8 @@ test(
         );
         await rename(spool, `${spool}.away`);
       });
+      await using again = shadow.start();
+      expect(await endingOf(again)).toBe('1 SPOOL_MISSING');
     }
     // Found again, all is well.
     await rename(`${spool}.away`, spool);
