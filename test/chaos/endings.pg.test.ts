@@ -189,19 +189,20 @@ test(
       // The applier stands, what comes is confirmed, and then the only copy of it is deleted.
       await withClient(shadow.target, async (client) => {
         await client.query('BEGIN; LOCK TABLE app.total IN ACCESS EXCLUSIVE MODE');
-        // What was sent to the server before that may still be committed, so more has to come behind it.
-        const behind = async (side: 'source' | 'target', what: string, than: string) => {
-          await until(`${what} is beyond ${than}`, async () => {
-            const [row] = await query(shadow, side, `SELECT ${what} - ${than} AS bytes`);
-            return Number(row.bytes) > 50_000;
-          });
-        };
-        const position = '(SELECT durable_lsn FROM understudy.position)';
-        await behind('target', position, '(SELECT applied_lsn FROM understudy.position)');
-        const [{ lsn }] = await query(shadow, 'target', `SELECT ${position} AS lsn`);
         const slot = await nameOf(shadow);
-        const confirmed = `(SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '${slot}')`;
-        await behind('source', confirmed, `'${lsn}'::pg_lsn`);
+        const lsnOf = async (side: 'source' | 'target', sql: string): Promise<bigint> => {
+          const [row] = await query(shadow, side, `SELECT ${sql} - '0/0'::pg_lsn AS bytes`);
+          return BigInt(row.bytes);
+        };
+        // Both as they are now: the ledger's positions are up to a second old, in which much is applied.
+        await until('more is confirmed than applied', async () => {
+          const applied = await lsnOf('target', `pg_replication_origin_progress('${slot}', false)`);
+          const confirmed = await lsnOf(
+            'source',
+            `(SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '${slot}')`,
+          );
+          return confirmed > applied + 50_000n;
+        });
         clone.kill('SIGKILL');
         await clone.ended;
         // Its backend waits for our lock and must not commit what it was sent once we let go.
