@@ -7,9 +7,9 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import { planRowHashes } from '#src/db/postgres/row-hash-plan.ts';
-import { rowHashExpression } from '#src/db/postgres/row-hash.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { planRowHashes } from '#src/db/postgres/row-hash/row-hash-plan.ts';
+import { rowHashExpression } from '#src/db/postgres/row-hash/row-hash.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { openPairs, type Pair } from '#src/shadow/verify/pair.ts';
 import { verifyShadow } from '#src/shadow/verify/verify.ts';

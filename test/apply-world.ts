@@ -1,4 +1,4 @@
-import type { ApplyCommit } from '#src/db/postgres/apply-session.ts';
+import type { ApplyCommit } from '#src/db/postgres/apply/apply-session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { FollowedTable } from '#src/shadow/follow/followed-table.ts';
 import type { ChangeBatch } from '#src/wire/postgres/change-batch.ts';

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import { applyFixes, check, named } from './check.ts';

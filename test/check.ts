@@ -1,6 +1,6 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { EVERYTHING, type Selection } from '#src/core/selection.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import type { CheckResult, Finding } from '#src/shadow/check/finding.ts';
 import { type CheckOptions, runCheck } from '#src/shadow/check/run-check.ts';
 

@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { identifySource } from '#src/shadow/clone/register.ts';
 import { chooseProgress, initProgress, takeLease } from '#src/shadow/lease.ts';
 import {

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 
 import { createTestDatabase, TEST_VERSIONS, testServer } from './postgres.ts';
 

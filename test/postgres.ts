@@ -7,8 +7,8 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { inject } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 
 import { embeddedStandIn, TEST_SETTINGS, type TestVersion } from './servers.ts';

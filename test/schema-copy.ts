@@ -1,8 +1,8 @@
 import { type SchemaScript, parseSchemaScript, STAGES } from '#src/core/schema-script.ts';
 import { EVERYTHING, type Selection } from '#src/core/selection.ts';
-import { readRelations } from '#src/db/postgres/catalog.ts';
+import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
-import { dumpSchema } from '#src/db/postgres/schema-dump.ts';
+import { dumpSchema } from '#src/db/postgres/schema-dump/schema-dump.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createLogger } from '#src/lib/log.ts';

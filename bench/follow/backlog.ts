@@ -1,10 +1,10 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import { createLogicalSlot } from '#src/db/postgres/create-slot.ts';
-import { openSession } from '#src/db/postgres/session.ts';
-import { dropSlot } from '#src/db/postgres/slot.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import { createLogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
+import { dropSlot } from '#src/db/postgres/replication/slot.ts';
 import { createPublication, type Publication } from '#src/shadow/publication.ts';
 
 import { fingerprint } from '../harness/same-data.ts';

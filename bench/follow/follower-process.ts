@@ -9,8 +9,8 @@ import { join } from 'node:path';
 
 import { lsn } from '#src/core/lsn.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createLogger } from '#src/lib/log.ts';

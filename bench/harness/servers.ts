@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 
 /**

@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { EXIT_CODES } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
 

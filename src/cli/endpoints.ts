@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { resolveStore } from '#src/db/postgres/stores-file.ts';
+import { resolveStore } from '#src/db/postgres/endpoint/stores-file.ts';
 
 import type { Run } from './run.ts';
 import type { Shell } from './shell.ts';

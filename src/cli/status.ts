@@ -1,6 +1,6 @@
 import { Command } from '@commander-js/extra-typings';
 
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { EXIT_CODES } from '#src/lib/errors.ts';
 import { readStatus } from '#src/shadow/status.ts';
 

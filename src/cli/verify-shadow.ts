@@ -1,8 +1,8 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { quoteTable } from '#src/core/table.ts';
-import { readRelations } from '#src/db/postgres/catalog.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { findShadow, identifySource } from '#src/shadow/clone/register.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';

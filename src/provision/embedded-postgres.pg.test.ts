@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline';
 
 import { expect, test, vi } from 'vitest';
 
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createServerFolder } from '#test/postgres.ts';
 
 import {
@@ -146,7 +146,7 @@ test.runIf(process.platform === 'linux')(
       [
         '--input-type=module-typescript',
         '--eval',
-        `import { openSession } from '#src/db/postgres/session.ts';
+        `import { openSession } from '#src/db/postgres/connection/session.ts';
          const endpoint = ${JSON.stringify(server.endpoint)};
          const session = await openSession(endpoint, { applicationName: 'sleeper' });
          await session.query('SELECT pg_sleep(3600)');`,

@@ -3,9 +3,9 @@ import { join } from 'node:path';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { dropSlot } from '#src/db/postgres/slot.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { dropSlot } from '#src/db/postgres/replication/slot.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';

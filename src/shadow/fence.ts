@@ -3,9 +3,9 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
-import { createLogicalSlot, type LogicalSlot } from '#src/db/postgres/create-slot.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
-import { describeBlocker } from '#src/db/postgres/slot-blocker.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
+import { createLogicalSlot, type LogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
+import { describeBlocker } from '#src/db/postgres/replication/slot-blocker.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';

@@ -1,6 +1,6 @@
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
-import type { ProgressKind } from '#src/db/postgres/apply-session.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { ProgressKind } from '#src/db/postgres/apply/apply-session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 /**

@@ -5,8 +5,8 @@ import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Phase } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { copiedColumns, type Table, type TableName } from '#src/core/table.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { LEDGER_SCHEMA, LEDGER_VERSION } from '#src/db/postgres/ledger-schema.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 /** A shadow's own row, its relations and its adjustments in the ledger on the target (docs/state.md). */

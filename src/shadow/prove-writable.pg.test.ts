@@ -2,9 +2,9 @@ import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 
 import { findRefusedWrites } from './prove-writable.ts';

@@ -1,6 +1,6 @@
 import { copiedColumns, quoteIdentifier, quoteTable, type Table } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 /** A table on which production's statement would fail while it is published (trap 7). */
 export type RefusedWrite = {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 
 import {

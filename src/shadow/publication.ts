@@ -5,7 +5,7 @@ import {
   type Table,
   type TableName,
 } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 

@@ -1,5 +1,5 @@
 import type { Lag, Phase } from '#src/core/progress.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { hasLedger, readRelationRecords, readShadows } from '#src/shadow/ledger.ts';
 

@@ -4,8 +4,8 @@ import { dirname } from 'node:path';
 import { expect, test, vi } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { resolveEndpoint } from '#src/db/postgres/endpoint.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import { resolveEndpoint } from '#src/db/postgres/endpoint/endpoint.ts';
 import { parseLines, type RunningCommand, runCommand, startCommand } from '#test/command.ts';
 
 // Each command is a process of its own, which takes its time on a busy machine.

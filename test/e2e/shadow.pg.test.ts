@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { expect, test, vi } from 'vitest';
 
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { parseLines, runCommand, startCommand, urlOf } from '#test/command.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 

@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import type { Clock } from '#src/lib/clock.ts';
 
 import { createRandom } from './random.ts';

@@ -1,4 +1,4 @@
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { customerIdSql, type ShopSize } from './shop-data.ts';
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import {
   type EmbeddedPostgres,

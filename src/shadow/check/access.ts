@@ -1,5 +1,5 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
-import { USER_RELATIONS } from '#src/db/postgres/catalog.ts';
+import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
 
 import { finding } from './checks.ts';
 import {

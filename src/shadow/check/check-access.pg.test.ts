@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { applyFixes, check, named } from '#test/check.ts';
 import { createTestDatabase, TEST_VERSIONS, type TestDatabase } from '#test/postgres.ts';
 

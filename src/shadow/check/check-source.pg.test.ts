@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { check, named } from '#test/check.ts';
 import { createTestDatabase, type TestDatabase } from '#test/postgres.ts';
 

@@ -2,9 +2,9 @@ import { expect, test } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
+import { readServer } from '#src/db/postgres/catalog/server.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { LEDGER_SCHEMA, LEDGER_VERSION } from '#src/db/postgres/ledger-schema.ts';
-import { readServer } from '#src/db/postgres/server.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
 import { applyFixes, check, named } from '#test/check.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 

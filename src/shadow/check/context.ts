@@ -1,9 +1,9 @@
 import { exactPattern } from '#src/core/selection-pattern.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { quoteTable, type TableName } from '#src/core/table.ts';
-import type { SelectedRelations } from '#src/db/postgres/catalog.ts';
-import type { Server } from '#src/db/postgres/server.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
+import type { SelectedRelations } from '#src/db/postgres/catalog/catalog.ts';
+import type { Server } from '#src/db/postgres/catalog/server.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 
 import type { Finding, Fix } from './finding.ts';
 

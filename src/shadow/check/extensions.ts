@@ -1,6 +1,6 @@
 import { quoteIdentifier } from '#src/core/table.ts';
-import type { RoleFacts } from '#src/db/postgres/server.ts';
-import type { Row } from '#src/db/postgres/session.ts';
+import type { RoleFacts } from '#src/db/postgres/catalog/server.ts';
+import type { Row } from '#src/db/postgres/connection/session.ts';
 
 import { finding } from './checks.ts';
 import { byOperator, type CheckContext, onTarget, field } from './context.ts';

@@ -1,5 +1,5 @@
 import { quoteIdentifier, quoteTable, type Table } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { finding } from './checks.ts';
 import { type CheckContext, describeTable, excludeFix, onSource, field } from './context.ts';

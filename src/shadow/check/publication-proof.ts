@@ -1,5 +1,5 @@
 import { quoteTable, type Table } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { findRefusedWrites, type RefusedWrite } from '#src/shadow/prove-writable.ts';
 import { publicationSql } from '#src/shadow/publication.ts';

@@ -1,7 +1,7 @@
 import type { Selection } from '#src/core/selection.ts';
-import { readRelations } from '#src/db/postgres/catalog.ts';
-import { readServer, type Server } from '#src/db/postgres/server.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
+import { readServer, type Server } from '#src/db/postgres/catalog/server.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { checkAccess } from './access.ts';
 import type { CheckContext, CheckGroup, TransactionAges } from './context.ts';

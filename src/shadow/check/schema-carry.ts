@@ -1,7 +1,7 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
-import { USER_RELATIONS } from '#src/db/postgres/catalog.ts';
-import type { Locale } from '#src/db/postgres/server.ts';
-import type { Row } from '#src/db/postgres/session.ts';
+import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
+import type { Locale } from '#src/db/postgres/catalog/server.ts';
+import type { Row } from '#src/db/postgres/connection/session.ts';
 
 import { finding } from './checks.ts';
 import {

@@ -1,5 +1,5 @@
 import { quoteIdentifier, quoteTable, type Table } from '#src/core/table.ts';
-import type { UnsupportedTable } from '#src/db/postgres/catalog.ts';
+import type { UnsupportedTable } from '#src/db/postgres/catalog/catalog.ts';
 
 import { finding } from './checks.ts';
 import {

@@ -1,6 +1,6 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
-import { USER_RELATIONS } from '#src/db/postgres/catalog.ts';
-import type { Row } from '#src/db/postgres/session.ts';
+import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
+import type { Row } from '#src/db/postgres/connection/session.ts';
 import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
 
 import { finding } from './checks.ts';

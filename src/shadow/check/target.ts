@@ -1,6 +1,6 @@
 import { quoteIdentifier } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { finding } from './checks.ts';
 import { byOperator, type CheckContext, onTarget, field } from './context.ts';

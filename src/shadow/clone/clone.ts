@@ -1,7 +1,7 @@
 import { hostname } from 'node:os';
 
-import { readRelations } from '#src/db/postgres/catalog.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
 import { takeLease } from '#src/shadow/lease.ts';

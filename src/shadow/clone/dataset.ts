@@ -1,5 +1,5 @@
 import { copiedColumns, quoteTable, type Table } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 import { readChunking } from '#src/shadow/verify/chunking.ts';

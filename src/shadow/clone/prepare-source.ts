@@ -1,6 +1,6 @@
 import type { Table } from '#src/core/table.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { dropSlot } from '#src/db/postgres/slot.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { dropSlot } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import {
   endAllGenerations,

@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { describeEndpoint } from '#src/core/endpoint.ts';
 import type { Selection } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
-import { openReplicationConnection } from '#src/db/postgres/create-slot.ts';
-import { readServer } from '#src/db/postgres/server.ts';
-import type { Session } from '#src/db/postgres/session.ts';
-import { identifySystem } from '#src/db/postgres/slot.ts';
+import { readServer } from '#src/db/postgres/catalog/server.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
+import { openReplicationConnection } from '#src/db/postgres/replication/create-slot.ts';
+import { identifySystem } from '#src/db/postgres/replication/slot.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { chooseProgress } from '#src/shadow/lease.ts';
 import {

@@ -2,10 +2,10 @@ import { randomBytes } from 'node:crypto';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Report } from '#src/core/progress.ts';
-import { createLogicalSlot, type LogicalSlot } from '#src/db/postgres/create-slot.ts';
-import { openSession } from '#src/db/postgres/session.ts';
-import { describeBlocker } from '#src/db/postgres/slot-blocker.ts';
-import { readLsn } from '#src/db/postgres/slot.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import { createLogicalSlot, type LogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
+import { describeBlocker } from '#src/db/postgres/replication/slot-blocker.ts';
+import { readLsn } from '#src/db/postgres/replication/slot.ts';
 import type { TakenSnapshot } from '#src/shadow/copy/generations.ts';
 
 /** How long a slot waits for older write transactions of the source (trap 3). */

@@ -1,8 +1,8 @@
 import type { Report } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 
 import { hasRecordedShape } from './dataset.ts';

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
-import type { Session } from '#src/db/postgres/session.ts';
 import {
   type CopyJob,
   keepers,

@@ -3,7 +3,7 @@ import * as z from 'zod';
 import type { TableCut } from '#src/core/copy-plan.ts';
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
 import { quoteLiteral, quoteTable, type Table } from '#src/core/table.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
 
 /** The copy's rows of the ledger on the target: snapshots, relations, parts (docs/state.md). */

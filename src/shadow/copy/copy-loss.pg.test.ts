@@ -7,10 +7,10 @@ import { partsOf } from '#src/core/copy-plan.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { openWireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { openWireConnection } from '#src/db/postgres/wire-connection.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import type { EmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 import {

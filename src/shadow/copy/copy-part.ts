@@ -10,8 +10,8 @@
 import { copyFormat, type Part, partCondition } from '#src/core/copy-plan.ts';
 import { copiedColumns, quoteIdentifier, quoteLiteral, quoteTable } from '#src/core/table.ts';
 import type { Table } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { WireConnection, WireResult } from '#src/db/postgres/wire-connection.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { WireConnection, WireResult } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';

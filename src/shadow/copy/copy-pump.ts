@@ -1,5 +1,5 @@
-import { lostError } from '#src/db/postgres/server-error.ts';
-import type { WireConnection } from '#src/db/postgres/wire-connection.ts';
+import { lostError } from '#src/db/postgres/connection/server-error.ts';
+import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { BACKEND } from '#src/wire/postgres/backend.ts';
 import { CopyRun } from '#src/wire/postgres/copy-run.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';

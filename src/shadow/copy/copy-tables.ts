@@ -7,7 +7,7 @@ import {
 } from '#src/core/copy-plan.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Table } from '#src/core/table.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 
 import {
   readRelations,

@@ -1,7 +1,10 @@
 import { setTimeout as wait } from 'node:timers/promises';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { openWireConnection, type WireConnection } from '#src/db/postgres/wire-connection.ts';
+import {
+  openWireConnection,
+  type WireConnection,
+} from '#src/db/postgres/connection/wire-connection.ts';
 
 import type { Counts } from './copy-ledger.ts';
 import { type CopyPair, copyPart, type PartJob } from './copy-part.ts';

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { copyFormat } from '#src/core/copy-plan.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { runCopy, tableDigest } from '#test/copy.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 

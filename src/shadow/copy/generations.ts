@@ -1,6 +1,6 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 
 import { readSnapshots, type RecordedSnapshot, recordSnapshot } from './copy-ledger.ts';
 import {

@@ -13,8 +13,11 @@ import { createInterface } from 'node:readline';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { quoteLiteral } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openWireConnection, type WireConnection } from '#src/db/postgres/wire-connection.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import {
+  openWireConnection,
+  type WireConnection,
+} from '#src/db/postgres/connection/wire-connection.ts';
 import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
 
 import { SNAPSHOT_GONE_SQLSTATES } from './snapshot-gone.ts';

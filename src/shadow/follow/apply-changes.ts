@@ -1,11 +1,14 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
-import { ApplySession } from '#src/db/postgres/apply-session.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { readTargetColumns, tableKey } from '#src/db/postgres/target-columns.ts';
-import { openWireConnection, type WireConnection } from '#src/db/postgres/wire-connection.ts';
+import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
+import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import {
+  openWireConnection,
+  type WireConnection,
+} from '#src/db/postgres/connection/wire-connection.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';

@@ -1,6 +1,6 @@
 import type { Lsn } from '#src/core/lsn.ts';
 import { quoteTable } from '#src/core/table.ts';
-import type { ApplySession } from '#src/db/postgres/apply-session.ts';
+import type { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';

@@ -1,8 +1,8 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { dropSlot, readSlot } from '#src/db/postgres/slot.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { dropSlot, readSlot } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';

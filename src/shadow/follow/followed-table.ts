@@ -1,7 +1,7 @@
 import { type Chunking, WHOLE } from '#src/core/chunk.ts';
 import { type Lsn, lsn } from '#src/core/lsn.ts';
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
-import type { ApplyColumn, ApplyTable } from '#src/db/postgres/apply-table.ts';
+import type { ApplyColumn, ApplyTable } from '#src/db/postgres/apply/apply-table.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { differences, followPair } from '#test/follower.ts';
 import type { TestVersion } from '#test/postgres.ts';
 

@@ -1,4 +1,4 @@
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 /** The prefix of our logical messages; its content is `<shadow id> <milliseconds since the Unix epoch>`. */
 export const HEARTBEAT_PREFIX = 'understudy';

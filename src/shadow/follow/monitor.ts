@@ -1,7 +1,7 @@
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
-import type { Session } from '#src/db/postgres/session.ts';
-import { readLsn, readSlot, type SlotState } from '#src/db/postgres/slot.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
+import { readLsn, readSlot, type SlotState } from '#src/db/postgres/replication/slot.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { supervise } from '#src/lib/supervise.ts';

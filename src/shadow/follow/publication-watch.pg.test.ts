@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
 import { createPublication } from '#src/shadow/publication.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from '#test/postgres.ts';

@@ -1,5 +1,5 @@
 import { quoteTable } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
 import { type Publication, requirePublication } from '#src/shadow/publication.ts';

@@ -1,9 +1,9 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { type Lsn, lsn } from '#src/core/lsn.ts';
-import { startReplication, streamError } from '#src/db/postgres/replication.ts';
-import { openSession } from '#src/db/postgres/session.ts';
-import { endOurReader, readSlot } from '#src/db/postgres/slot.ts';
-import type { WireConnection } from '#src/db/postgres/wire-connection.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
+import { startReplication, streamError } from '#src/db/postgres/replication/replication.ts';
+import { endOurReader, readSlot } from '#src/db/postgres/replication/slot.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';

@@ -1,5 +1,5 @@
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 

@@ -4,8 +4,8 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 import { describe, expect, test } from 'vitest';
 
-import { startReplication } from '#src/db/postgres/replication.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { startReplication } from '#src/db/postgres/replication/replication.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
 import type { TestDatabase, TestVersion } from '#test/postgres.ts';
 

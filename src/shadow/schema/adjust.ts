@@ -1,5 +1,5 @@
 import { quoteIdentifier, quoteTable, type TableName } from '#src/core/table.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 
 import { nameOf, textOf } from './rows.ts';
 

@@ -1,7 +1,7 @@
 import type { TableName } from '#src/core/table.ts';
-import { type SelectedRelations, USER_RELATIONS } from '#src/db/postgres/catalog.ts';
-import type { DumpExclusions } from '#src/db/postgres/schema-dump.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { type SelectedRelations, USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
+import type { DumpExclusions } from '#src/db/postgres/schema-dump/schema-dump.ts';
 
 import { textOf } from './rows.ts';
 

@@ -1,8 +1,8 @@
 import type { Entry } from '#src/core/schema-entry.ts';
 import type { SchemaScript, Step } from '#src/core/schema-script.ts';
 import type { TableName } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 

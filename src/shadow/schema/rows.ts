@@ -1,5 +1,5 @@
 import type { TableName } from '#src/core/table.ts';
-import type { Row } from '#src/db/postgres/session.ts';
+import type { Row } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
 
 /** A column that is never NULL in the query that gave the row. */

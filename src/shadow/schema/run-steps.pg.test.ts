@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createTestDatabase, type TestDatabase } from '#test/postgres.ts';
 import { dump, readScript, restore, SHADOW_ID, stepOptions } from '#test/schema-copy.ts';

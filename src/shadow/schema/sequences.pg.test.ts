@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
 
 import { syncSequences } from './sequences.ts';

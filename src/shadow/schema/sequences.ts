@@ -1,6 +1,6 @@
 import { quoteTable, type TableName } from '#src/core/table.ts';
-import { USER_RELATIONS } from '#src/db/postgres/catalog.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
+import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
 
 import { nameOf, textOf } from './rows.ts';

@@ -3,9 +3,9 @@ import { expect, test } from 'vitest';
 
 import { type Chunking, chunkCondition, chunkExpression, chunkOfText } from '#src/core/chunk.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
-import { openSession } from '#src/db/postgres/session.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
 import { planChunking, proposeChunking, readChunking } from './chunking.ts';

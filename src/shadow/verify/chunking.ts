@@ -9,7 +9,7 @@ import {
   WHOLE,
 } from '#src/core/chunk.ts';
 import { quoteIdentifier, quoteTable, type Table } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 /** How each table is cut, by the source's table OID. */
 export type ChunkingByTable = ReadonlyMap<number, Chunking>;

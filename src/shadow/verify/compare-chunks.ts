@@ -1,8 +1,8 @@
 import { chunkExpression } from '#src/core/chunk.ts';
 import { quoteTable } from '#src/core/table.ts';
-import { readCursor } from '#src/db/postgres/cursor.ts';
-import { rowHashExpression } from '#src/db/postgres/row-hash.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { readCursor } from '#src/db/postgres/connection/cursor.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
+import { rowHashExpression } from '#src/db/postgres/row-hash/row-hash.ts';
 
 import { chunkConditions, type TableComparison } from './comparison.ts';
 import type { Pair } from './pair.ts';

@@ -1,7 +1,7 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
-import { readCursor } from '#src/db/postgres/cursor.ts';
-import { columnHashExpression, rowHashExpression } from '#src/db/postgres/row-hash.ts';
-import type { Row, Session } from '#src/db/postgres/session.ts';
+import { readCursor } from '#src/db/postgres/connection/cursor.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
+import { columnHashExpression, rowHashExpression } from '#src/db/postgres/row-hash/row-hash.ts';
 
 import { Ascending } from './compare-chunks.ts';
 import { chunkConditions, type TableComparison } from './comparison.ts';

@@ -1,7 +1,7 @@
 import { type Difference, type DifferenceList } from '#src/core/difference.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import { type ChunkOutcome, compareChunks } from './compare-chunks.ts';

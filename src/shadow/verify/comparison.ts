@@ -1,7 +1,7 @@
 import type { Chunking } from '#src/core/chunk.ts';
 import { chunkCondition, chunkExpression } from '#src/core/chunk.ts';
 import type { Table } from '#src/core/table.ts';
-import type { RowHashPlan } from '#src/db/postgres/row-hash-plan.ts';
+import type { RowHashPlan } from '#src/db/postgres/row-hash/row-hash-plan.ts';
 
 /** One table, and how it is cut and hashed. */
 export type PreparedTable = {

@@ -1,7 +1,7 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import { quoteLiteral } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import { type Fence, openFence } from '#src/shadow/fence.ts';
 

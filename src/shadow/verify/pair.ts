@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 
 /** A session on each side; inside a moment both are in a transaction that reads that moment. */
 export type Pair = { readonly source: Session; readonly target: Session };

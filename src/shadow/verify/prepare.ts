@@ -1,7 +1,7 @@
 import { chooseStrategy, type Chunking, WHOLE } from '#src/core/chunk.ts';
 import type { Difference } from '#src/core/difference.ts';
 import type { Table } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { proposeChunking, readChunking } from './chunking.ts';
 import type { PreparedTable } from './comparison.ts';

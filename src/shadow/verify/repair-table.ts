@@ -1,5 +1,5 @@
 import { copiedColumns, quoteIdentifier, quoteTable, type Table } from '#src/core/table.ts';
-import type { WireConnection, WireResult } from '#src/db/postgres/wire-connection.ts';
+import type { WireConnection, WireResult } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { pumpCopy } from '#src/shadow/copy/copy-pump.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';

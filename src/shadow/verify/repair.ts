@@ -1,8 +1,11 @@
 import { formatLsn } from '#src/core/lsn.ts';
 import { quoteLiteral, quoteTable, type TableName } from '#src/core/table.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
-import { openWireConnection, type WireConnection } from '#src/db/postgres/wire-connection.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import {
+  openWireConnection,
+  type WireConnection,
+} from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';

@@ -1,6 +1,6 @@
 import type { Difference } from '#src/core/difference.ts';
 import type { TableName } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 export type SequenceValue = TableName & {
   readonly increment: bigint;

@@ -1,4 +1,4 @@
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { type ChunkDigest, digestSql, isSame, readDigests } from './compare-chunks.ts';
 import type { TableComparison } from './comparison.ts';

@@ -2,10 +2,10 @@ import * as z from 'zod';
 
 import type { Difference } from '#src/core/difference.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
-import { planRowHashes, type RowHashPlan } from '#src/db/postgres/row-hash-plan.ts';
-import { type ColumnForm, rowHashExpression } from '#src/db/postgres/row-hash.ts';
-import { sqlstateOf } from '#src/db/postgres/server-error.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
+import { planRowHashes, type RowHashPlan } from '#src/db/postgres/row-hash/row-hash-plan.ts';
+import { type ColumnForm, rowHashExpression } from '#src/db/postgres/row-hash/row-hash.ts';
 
 import type { PreparedTable } from './comparison.ts';
 import type { Pair } from './pair.ts';

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 import { followPair, type FollowedPair } from '#test/follower.ts';

@@ -1,5 +1,5 @@
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
-import type { Session } from '#src/db/postgres/session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import type { ChunkDigest } from './compare-chunks.ts';
 

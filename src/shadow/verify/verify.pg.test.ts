@@ -3,8 +3,8 @@ import { expect, test } from 'vitest';
 import { lsn } from '#src/core/lsn.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog.ts';
-import { openSession } from '#src/db/postgres/session.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { createTestDatabase, type TestDatabase } from '#test/postgres.ts';
 

@@ -3,7 +3,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import type { Table, TableName } from '#src/core/table.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 
 import { compareTable, type TableOutcome } from './compare-table.ts';

@@ -1,7 +1,7 @@
 import { afterAll, expect, test, vi } from 'vitest';
 
 import { type Lsn, lsn } from '#src/core/lsn.ts';
-import { openSession, type Session } from '#src/db/postgres/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { readRelation, readRelationOid, readRowTuples, TAG } from '#src/wire/postgres/pgoutput.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 import { CREATED, createScratch, messagesOf, openTestSpool, readAll } from '#test/spool.ts';

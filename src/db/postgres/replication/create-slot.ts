@@ -3,14 +3,17 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import {
+  openWireConnection,
+  type WireConnection,
+} from '#src/db/postgres/connection/wire-connection.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
-import { sqlstateOf } from './server-error.ts';
-import { openSession, type Session } from './session.ts';
 import { describeBlocker, readSlotBlockers, type SlotBlocker } from './slot-blocker.ts';
 import { dropSlot, readLsn } from './slot.ts';
-import { openWireConnection, type WireConnection } from './wire-connection.ts';
 
 const POLL_MS = 250;
 /** A server that does not act on so many cancels, so far apart, loses the connection. */

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createTestDatabase, type TestDatabase } from '#test/postgres.ts';
 
 import { dumpSchema, type DumpOptions } from './schema-dump.ts';
-import { openSession } from './session.ts';
 
 const TIMEOUT_MS = 20_000;
 

@@ -1,4 +1,4 @@
-import type { Session } from './session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 /** What a server and the connected database and role are, as far as a shadow depends on it. */
 export type Server = {

@@ -1,9 +1,9 @@
 import type { Table } from '#src/core/table.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import { VECTORS } from './row-hash-vectors.ts';
 import { type ColumnForm, type Form, formOf, hashExpression } from './row-hash.ts';
-import type { Session } from './session.ts';
 
 /** Which columns of a table are compared, and how; and which cannot be. */
 export type RowHashPlan = {

@@ -3,8 +3,7 @@ import * as z from 'zod';
 import { selectRelations } from '#src/core/selection-pattern.ts';
 import type { Selection } from '#src/core/selection.ts';
 import type { Column, Table, TableName } from '#src/core/table.ts';
-
-import type { Row, Session } from './session.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 
 const unsupportedReason = z.enum([
   'inheritance', // parent or child of INHERITS, not of a partition tree

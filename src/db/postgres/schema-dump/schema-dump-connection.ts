@@ -1,11 +1,13 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
+import { lostError } from '#src/db/postgres/connection/server-error.ts';
+import {
+  openWireConnection,
+  type WireConnection,
+} from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { BACKEND, decodeServerMessage } from '#src/wire/postgres/backend.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { encodeGreeting } from '#src/wire/postgres/greeting.ts';
-
-import { lostError } from './server-error.ts';
-import { openWireConnection, type WireConnection } from './wire-connection.ts';
 
 /** The largest answer to one catalog query; that for a hundred thousand columns has about 20 MB. */
 const REPLY_BYTES_MAX = 256 * 1024 * 1024;

@@ -1,4 +1,4 @@
-import type { Session } from './session.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 /** A write transaction that a new slot has to wait for (trap 3). */
 export type SlotBlocker = {

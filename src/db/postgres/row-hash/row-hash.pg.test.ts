@@ -1,13 +1,13 @@
 import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
-import { readTables } from './catalog.ts';
 import { planRowHashes } from './row-hash-plan.ts';
 import { VECTORS } from './row-hash-vectors.ts';
 import { columnHashExpression, type Form, formOf, rowHashExpression } from './row-hash.ts';
-import { openSession, type Session } from './session.ts';
 
 async function hashes(session: Session, sql: string): Promise<readonly (string | null)[]> {
   return (await session.query(sql)).map(({ hash }) => hash ?? null);

@@ -1,9 +1,8 @@
 import { type Lsn, parseLsn } from '#src/core/lsn.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
+import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-
-import { sqlstateOf } from './server-error.ts';
-import type { Session } from './session.ts';
-import type { WireConnection } from './wire-connection.ts';
 
 /** Every connection of ours says so in its application name; only those are ended to free a slot. */
 const OUR_APPLICATION = 'understudy';

@@ -1,7 +1,7 @@
 import { quoteIdentifier, type TableName } from '#src/core/table.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 
 import type { ApplyColumn } from './apply-table.ts';
-import type { Row, Session } from './session.ts';
 
 /** The columns of some tables of the target by `schema.table` (as JSON), then by name. */
 export type TargetColumns = ReadonlyMap<string, ReadonlyMap<string, ApplyColumn>>;

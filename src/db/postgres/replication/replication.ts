@@ -1,12 +1,12 @@
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import { openReplicationConnection } from './create-slot.ts';
-import { sqlstateOf } from './server-error.ts';
 import { identifySystem, slotInUse, type SystemIdentity } from './slot.ts';
-import type { WireConnection } from './wire-connection.ts';
 
 export type ReplicationStream = AsyncDisposable & {
   /** In CopyBoth: raw frames by `read`, standby status by `write`. */

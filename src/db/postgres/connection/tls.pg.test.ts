@@ -11,7 +11,7 @@ import { openSession } from './session.ts';
 import { openWireConnection } from './wire-connection.ts';
 
 const OPTIONS = { applicationName: 'understudy test' };
-const CERTIFICATES = join(import.meta.dirname, '../../../test/tls');
+const CERTIFICATES = join(import.meta.dirname, '../../../../test/tls');
 const ENCRYPTED = 'SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()';
 
 /** Who may come how; the roles are named for it. */

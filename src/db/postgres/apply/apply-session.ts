@@ -1,5 +1,7 @@
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import { quoteLiteral, quoteTable } from '#src/core/table.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { ArrayParameters } from '#src/wire/postgres/apply-encoder.ts';
 import {
@@ -17,8 +19,6 @@ import { TAG } from '#src/wire/postgres/pgoutput.ts';
 import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
 import { PreparedStatements } from './prepared-statements.ts';
-import { sqlstateOf } from './server-error.ts';
-import type { WireConnection } from './wire-connection.ts';
 
 /**
  * The target's side of following: one connection, one transaction at a time.

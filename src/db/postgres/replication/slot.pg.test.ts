@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
 
 import { lsn } from '#src/core/lsn.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import { openWireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { BACKEND } from '#src/wire/postgres/backend.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { encodeStandbyStatus } from '#src/wire/postgres/frontend.ts';
@@ -15,10 +17,8 @@ import { createTestDatabase, startTestServer, TEST_VERSIONS } from '#test/postgr
 
 import { createLogicalSlot } from './create-slot.ts';
 import { type ReplicationStream, startReplication, streamError } from './replication.ts';
-import { openSession } from './session.ts';
 import type { SlotBlocker } from './slot-blocker.ts';
 import { dropSlot, identifySystem, readSlot } from './slot.ts';
-import { openWireConnection } from './wire-connection.ts';
 
 const APPLICATION = { applicationName: 'understudy test' };
 const DEADLINE_MS = 20_000;

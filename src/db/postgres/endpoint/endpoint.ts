@@ -3,6 +3,7 @@ import { homedir, userInfo } from 'node:os';
 import { join } from 'node:path';
 
 import type { Endpoint, SslMode } from '#src/core/endpoint.ts';
+import { SYSTEM_ROOTS } from '#src/db/postgres/connection/tls.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import {
@@ -11,7 +12,6 @@ import {
   parseConnectionString,
 } from './connection-string.ts';
 import { readPasswordFile } from './pgpass.ts';
-import { SYSTEM_ROOTS } from './tls.ts';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 export type Warn = (message: string) => void;
