@@ -83,7 +83,10 @@ export default defineConfig({
     },
     {
       files: ['**/*.test.ts'],
-      rules: { 'typescript/no-non-null-assertion': 'off' },
+      rules: {
+        'typescript/no-non-null-assertion': 'off',
+        'vitest/no-standalone-expect': ['error', { additionalTestBlockFunctions: ['testFull'] }],
+      },
     },
     {
       files: ['bench/**', 'scripts/**'],
