@@ -241,10 +241,13 @@ export function keyOf(table: KeyedTable, bytes: Buffer, at: number): Key {
 
 const HIGH_MAX = 0x10_0000; // 2^20: with 32 bits more still an exact number
 
-/** A value of four or eight bytes as the integer that these bytes are, if a number holds it. */
+/**
+ * A value of four or eight bytes as the integer that these bytes are, if a number holds it. Those of four
+ * bytes lie between the integers, so that \x00000001 and \x0000000000000001, two bytea, stay apart.
+ */
 function integerAt(bytes: Buffer, at: number): number | undefined {
   const length = bytes.readUInt32BE(at);
-  if (length === 4) return bytes.readInt32BE(at + 4);
+  if (length === 4) return bytes.readInt32BE(at + 4) + 0.5;
   if (length !== 8) return undefined;
   const high = bytes.readInt32BE(at + 4);
   if (high < -HIGH_MAX || high >= HIGH_MAX) return undefined;
