@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { lsn } from '#src/core/lsn.ts';
+import { type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
@@ -21,6 +21,8 @@ import type { Spool } from '#src/stream/spool/spool.ts';
 import type { ApplyGate } from './apply-gate.ts';
 import { ApplyLoop } from './apply-loop.ts';
 import { type FollowedTable, followedTable } from './followed-table.ts';
+import { FollowedTables } from './followed-tables.ts';
+import { messageHandlers } from './logical-messages.ts';
 import type { LagMeter } from './monitor.ts';
 
 /**
@@ -65,25 +67,40 @@ const APPLY_SETTINGS = {
   enable_mergejoin: 'off',
 };
 
+/** What an attempt leaves to the next. */
+type Memory = {
+  runningAtMs: number | undefined;
+  /** The transaction that it was reading. */
+  begunLsn: () => Lsn | undefined;
+  /** See ApplyLoopDeps. */
+  settleBefore: Lsn | undefined;
+};
+
 /** Apply until aborted, or until it cannot go on. */
 export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
   const { clock, log } = deps;
+  const memory: Memory = {
+    runningAtMs: undefined,
+    begunLsn: () => undefined,
+    settleBefore: undefined,
+  };
   let retryMs = RETRY_FIRST_MS;
   let brokenAtMs: number | undefined;
   for (;;) {
-    let runningAtMs: number | undefined;
+    memory.runningAtMs = undefined;
+    memory.begunLsn = () => undefined;
     try {
-      await attempt(deps, signal, () => {
-        runningAtMs = clock.now();
-      });
+      await attempt(deps, memory, signal);
       // The tables are to be read again.
       brokenAtMs = undefined;
     } catch (error) {
       signal.throwIfAborted();
+      if (mustSettleFirst(memory, error)) continue;
       const stopped = await stopTable(deps, error).catch((failure: unknown) => ({ failure }));
       if (stopped === true) continue;
       const failure = stopped === false ? error : stopped.failure;
       const now = clock.now();
+      const { runningAtMs } = memory;
       if (
         brokenAtMs === undefined ||
         (runningAtMs !== undefined && now - runningAtMs > WORKED_MS)
@@ -100,11 +117,19 @@ export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal):
   }
 }
 
-async function attempt(
-  deps: ApplyChangesDeps,
-  signal: AbortSignal,
-  onRunning: () => void,
-): Promise<void> {
+/**
+ * A table that was changed stops right before the transaction that shows it, and not before all of a
+ * group: then what is left of it in the spool has the new shape from its first change on.
+ */
+function mustSettleFirst(memory: Memory, error: unknown): boolean {
+  if (!(error instanceof OperatorError) || error.code !== 'TABLE_CHANGED') return false;
+  const begun = memory.begunLsn();
+  if (begun === undefined || memory.settleBefore === begun) return false;
+  memory.settleBefore = begun;
+  return true;
+}
+
+async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSignal): Promise<void> {
   const { shadow, spool, meter, clock } = deps;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
@@ -137,15 +162,18 @@ async function attempt(
       shadowId: shadow.shadowId,
       session,
       reader,
-      tables,
+      tables: new FollowedTables(tables),
+      messages: messageHandlers(shadow.shadowId),
       gate: deps.gate,
       clock,
       failpoints: deps.failpoints,
+      settleBefore: memory.settleBefore,
       onApplied: (done) => meter.applied(done, clock.now()),
     },
     applied,
   );
-  onRunning();
+  memory.runningAtMs = clock.now();
+  memory.begunLsn = () => loop.begunLsn;
   await loop.run(signal);
 }
 

@@ -22,8 +22,11 @@ import {
 import { CREATED, createScratch, openTestSpool } from '#test/spool.ts';
 
 import { ApplyGate } from './apply-gate.ts';
-import { ApplyLoop, type Applied } from './apply-loop.ts';
+import type { Applied } from './apply-group.ts';
+import { ApplyLoop } from './apply-loop.ts';
 import type { FollowedTable } from './followed-table.ts';
+import { FollowedTables } from './followed-tables.ts';
+import { messageHandlers } from './logical-messages.ts';
 
 const TEXT = 25;
 const TABLE: TestTable = { oid: TABLE_OID, columns: { id: TEXT, value: TEXT }, key: ['id'] };
@@ -57,7 +60,8 @@ async function attempt(world: World, signal: AbortSignal): Promise<void> {
       shadowId: '0badcafe',
       session: target,
       reader,
-      tables: new Map(tables.map((table) => [table.oid, table])),
+      tables: new FollowedTables(new Map(tables.map((table) => [table.oid, table]))),
+      messages: messageHandlers('0badcafe'),
       gate,
       clock: systemClock,
       failpoints: createFailpoints(undefined),

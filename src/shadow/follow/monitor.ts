@@ -7,7 +7,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
-import type { Applied } from './apply-loop.ts';
+import type { Applied } from './apply-group.ts';
 import { sendHeartbeat } from './heartbeat.ts';
 import type { PublicationWatch } from './publication-watch.ts';
 import type { Receiver } from './receiver.ts';
