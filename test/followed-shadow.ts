@@ -51,6 +51,7 @@ export async function recordFollowedShadow(options: {
     consistentLsn: slot.consistentLsn,
     spoolDirectory: options.spoolDirectory,
     sourceWalBytesMax: 2 ** 40,
+    stoppedSpoolBytesMax: 2 ** 40,
     phase: 'following',
     stopCode: undefined,
     stopMessage: undefined,

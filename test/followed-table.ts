@@ -18,7 +18,11 @@ export type TestTable = {
 
 /** A followed table without a database: its columns on the target are those of the source. */
 export function testFollowedTable(table: TestTable): FollowedTable {
-  const columns = Object.entries(table.columns).map(([name, typeOid]) => ({ name, typeOid }));
+  const columns = Object.entries(table.columns).map(([name, typeOid], i) => ({
+    name,
+    attnum: i + 1,
+    typeOid,
+  }));
   return followedTable({
     record: {
       schema: 'public',
@@ -28,8 +32,12 @@ export function testFollowedTable(table: TestTable): FollowedTable {
       startLsn: table.startLsn ?? lsn(0n),
       key: table.key,
       columns,
+      isInLane: false,
+      appliedLsn: undefined,
       rows: 0,
-      stopMessage: undefined,
+      stop: undefined,
+      isSpooled: false,
+      spoolBytes: 0,
     },
     targetColumns: new Map(
       columns.map(({ name, typeOid }) => [

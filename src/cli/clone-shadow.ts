@@ -19,6 +19,7 @@ export type CloneSettings = {
   /** Where the shadow's own spool folder is made; undefined means below the home folder. */
   readonly spoolDirectory: string | undefined;
   readonly sourceWalBytesMax: number;
+  readonly stoppedSpoolBytesMax: number;
   readonly untilLsn: Lsn | undefined;
   readonly onChecked?: (result: CheckResult) => void;
   readonly onInStep?: (shadow: InStep) => Promise<void>;

@@ -51,6 +51,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.verify)
     .addOption(OPTIONS.spool)
     .addOption(OPTIONS.maxSourceWal)
+    .addOption(OPTIONS.stoppedSpoolMax)
     .addOption(OPTIONS.untilLsn)
     .addOption(OPTIONS.config)
     .addOption(OPTIONS.json)
@@ -80,6 +81,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             isFollowed: options.follow === true,
             spoolDirectory: options.spool,
             sourceWalBytesMax: options.maxSourceWal,
+            stoppedSpoolBytesMax: options.stoppedSpoolMax,
             untilLsn: options.untilLsn,
             onChecked: (result) => {
               (result.isRefused ? printFindings : printWarnings)(run.screen, result);

@@ -22,8 +22,12 @@ import {
 /** Default of --max-source-wal. */
 export const SOURCE_WAL_BYTES_MAX = 10 * 2 ** 30;
 
+/** Default of --stopped-spool-max. */
+export const STOPPED_SPOOL_BYTES_MAX = 10 * 2 ** 30;
+
 const JOBS = integer({ min: 1, max: 32 });
 const SOURCE_WAL = size({ min: '64MB', max: '100TB' });
+const STOPPED_SPOOL = size({ min: '1MB', max: '100TB' });
 const LOG_LEVELS = oneOf(['error', 'warn', 'info', 'debug', 'silent']);
 
 export const OPTIONS = {
@@ -67,6 +71,12 @@ export const OPTIONS = {
   )
     .argParser(one('--max-source-wal', SOURCE_WAL))
     .default(SOURCE_WAL_BYTES_MAX, '10GB'),
+  stoppedSpoolMax: new Option(
+    '--stopped-spool-max <size>',
+    'most of the spool that is kept for stopped tables alone; beyond it they must be copied again',
+  )
+    .argParser(one('--stopped-spool-max', STOPPED_SPOOL))
+    .default(STOPPED_SPOOL_BYTES_MAX, '10GB'),
   untilLsn: new Option(
     '--until-lsn <lsn>',
     'with --follow: end once this position of the source is applied',

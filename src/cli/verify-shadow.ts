@@ -73,6 +73,7 @@ export async function whileFollowed<T>(
         isFollowed: true,
         spoolDirectory: undefined,
         sourceWalBytesMax: shadow.sourceWalBytesMax,
+        stoppedSpoolBytesMax: shadow.stoppedSpoolBytesMax,
         untilLsn: undefined,
         onInStep: async () => {
           outcome = { value: await work({ ...deps, signal }) };

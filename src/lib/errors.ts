@@ -128,6 +128,10 @@ const CATALOG = {
     onError: 'halt',
     hint: 'Check the disk under the spool folder (--spool) and its permissions, then run again.',
   },
+  LEDGER_VERSION: {
+    onError: 'halt',
+    hint: 'Another version of Understudy made it: drop its shadows with that version, or use it.',
+  },
   LEASE_HELD: {
     onError: 'halt',
     hint: 'Another process runs this shadow; stop it first (`understudy status` names it).',

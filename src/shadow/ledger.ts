@@ -4,9 +4,9 @@ import { isBinarySafe } from '#src/core/binary-safe.ts';
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Phase } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
-import { copiedColumns, type Table, type TableName } from '#src/core/table.ts';
+import { copiedColumns, quoteLiteral, type Table, type TableName } from '#src/core/table.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
-import { LEDGER_SCHEMA, LEDGER_VERSION } from '#src/db/postgres/ledger-schema.ts';
+import { LEDGER_COMMENT, LEDGER_SCHEMA, LEDGER_VERSION } from '#src/db/postgres/ledger-schema.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 /** A shadow's own row, its relations and its adjustments in the ledger on the target (docs/state.md). */
@@ -27,6 +27,8 @@ export type ShadowRecord = {
   readonly consistentLsn: Lsn | undefined;
   readonly spoolDirectory: string | undefined;
   readonly sourceWalBytesMax: number;
+  /** What the spool may keep for stopped tables alone. */
+  readonly stoppedSpoolBytesMax: number;
   readonly phase: Phase;
   readonly stopCode: string | undefined;
   readonly stopMessage: string | undefined;
@@ -48,21 +50,30 @@ const selectionSchema = z.object({
   exclude: z.array(z.string()),
 });
 
-/** Make schema `understudy` if it is not there. */
+/** Make schema `understudy` if it is not there. Throws LEDGER_VERSION. */
 export async function installLedger(target: Session): Promise<void> {
   // Two runners may come at once; IF NOT EXISTS alone fails when both create.
   await target.transaction(async () => {
     await target.query(`SELECT pg_catalog.pg_advisory_xact_lock(${LEDGER_LOCK})`);
-    await target.query(LEDGER_SCHEMA);
+    if (!(await hasLedger(target))) await target.query(LEDGER_SCHEMA);
   });
 }
 
 const LEDGER_LOCK = 0x75_6e_64_65; // "unde"
 
-/** Whether the target has a ledger at all. */
+/** Whether the target has a ledger at all. Throws LEDGER_VERSION when it is not one of this version. */
 export async function hasLedger(target: Session): Promise<boolean> {
-  const [row] = await target.query(`SELECT to_regclass('understudy.shadow') IS NOT NULL AS found`);
-  return row?.['found'] === 't';
+  const [row] = await target.query(
+    `SELECT pg_catalog.obj_description(c.oid, 'pg_class') AS comment
+       FROM pg_catalog.pg_class c WHERE c.oid = to_regclass('understudy.shadow')`,
+  );
+  if (row === undefined) return false;
+  if (row['comment'] === LEDGER_COMMENT) return true;
+  throw new OperatorError(
+    'LEDGER_VERSION',
+    `schema understudy of the target is not of ledger version ${LEDGER_VERSION}, ` +
+      `it is of ${row['comment'] ?? 'ledger version 1'}`,
+  );
 }
 
 export async function insertShadow(target: Session, shadow: ShadowRecord): Promise<void> {
@@ -70,8 +81,9 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
     `INSERT INTO understudy.shadow
        (shadow_id, ledger_version, source_system_id, source_timeline, source_database, source_address,
         slot_name, publication_name, publication_oid, origin_name, selection, is_followed,
-        stream_format, consistent_lsn, spool_directory, source_wal_bytes_max, phase)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`,
+        stream_format, consistent_lsn, spool_directory, source_wal_bytes_max, phase,
+        stopped_spool_bytes_max)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
     [
       shadow.shadowId,
       LEDGER_VERSION,
@@ -90,6 +102,7 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
       shadow.spoolDirectory ?? null,
       shadow.sourceWalBytesMax,
       shadow.phase,
+      shadow.stoppedSpoolBytesMax,
     ],
   );
 }
@@ -102,13 +115,6 @@ export async function readShadows(target: Session): Promise<readonly ShadowRecor
 }
 
 function parseShadow(row: Row): ShadowRecord {
-  const version = Number(row['ledger_version']);
-  if (version !== LEDGER_VERSION) {
-    throw new OperatorError(
-      'CONFIG_INVALID',
-      `shadow ${row['shadow_id']} has ledger version ${version}; this is version ${LEDGER_VERSION}`,
-    );
-  }
   const lsnText = row['consistent_lsn'];
   const oid = row['publication_oid'];
   return {
@@ -127,6 +133,7 @@ function parseShadow(row: Row): ShadowRecord {
     consistentLsn: parseLsn(lsnText ?? ''),
     spoolDirectory: row['spool_directory'] ?? undefined,
     sourceWalBytesMax: Number(row['source_wal_bytes_max']),
+    stoppedSpoolBytesMax: Number(row['stopped_spool_bytes_max']),
     phase: phaseSchema.parse(row['phase']),
     stopCode: row['stop_code'] ?? undefined,
     stopMessage: row['stop_message'] ?? undefined,
@@ -141,6 +148,7 @@ export type ShadowUpdate = Partial<{
   readonly spoolDirectory: string;
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
+  readonly stoppedSpoolBytesMax: number;
 }>;
 
 export async function updateShadow(
@@ -156,6 +164,7 @@ export async function updateShadow(
     spool_directory: update.spoolDirectory,
     is_followed: update.isFollowed,
     source_wal_bytes_max: update.sourceWalBytesMax,
+    stopped_spool_bytes_max: update.stoppedSpoolBytesMax,
   };
   const set = Object.entries(columns).filter(([, value]) => value !== undefined);
   const assignments = set.map(([name], i) => `${name} = $${i + 2}`).join(', ');
@@ -177,40 +186,120 @@ export async function stopShadow(
   );
 }
 
-const streamedColumns = z.array(z.object({ name: z.string(), typeOid: z.number() }));
+const streamedColumns = z.array(
+  z.object({ name: z.string(), attnum: z.number(), typeOid: z.number() }),
+);
+
+const relationState = z.enum(['pending', 'copying', 'catching up', 'copied', 'stopped']);
+const waitsFor = z.enum(['resume', 'reseed']);
+
+/**
+ * Where a table of the shadow stands (docs/state.md). Only one that is `copied` follows by the main loop:
+ *
+ *     pending ─► copying ─► copied                      the clone's copy
+ *     copied ─► stopped ─► catching up ─► copied        resume
+ *     stopped ─► copying ─► catching up ─► copied       reseed; pending ─► … for one that is added
+ */
+export type RelationState = z.infer<typeof relationState>;
+
+/** Why a table does not follow, and what it needs (trap 19). */
+export type TableStop = {
+  readonly code: string;
+  readonly message: string;
+  /** The table is the source as of here; undefined when it is of no position. */
+  readonly lsn: Lsn | undefined;
+  readonly waitsFor: z.infer<typeof waitsFor>;
+};
 
 /** A table of the dataset as it was when the shadow was made, and where it stands. */
 export type RelationRecord = TableName & {
   readonly sourceOid: number;
-  readonly state: 'pending' | 'copying' | 'copied' | 'stopped';
+  readonly state: RelationState;
   /** Changes apply whose commit record starts at or after it; undefined until the copy begins. */
   readonly startLsn: Lsn | undefined;
+  /** A lane applies its changes, not the main loop, until it is `copied`. */
+  readonly isInLane: boolean;
+  /** Commit end of the last transaction that its lane has applied. */
+  readonly appliedLsn: Lsn | undefined;
   readonly key: readonly string[];
   /** As the stream describes them: without generated columns, in attnum order. */
   readonly columns: z.infer<typeof streamedColumns>;
   readonly rows: number;
-  readonly stopMessage: string | undefined;
+  /** Also while it is on its way back, until it follows. */
+  readonly stop: (TableStop & { readonly at: string | undefined }) | undefined;
+  /** Whether the spool keeps its changes since it stopped, and what that costs. */
+  readonly isSpooled: boolean;
+  readonly spoolBytes: number;
 };
 
+/** The tables of a new shadow. */
 export async function insertRelations(
   target: Session,
   shadowId: string,
   tables: readonly Table[],
 ): Promise<void> {
-  const rows = tables.map((table) => ({
+  await insertPending(target, shadowId, { tables, isInLane: false });
+}
+
+/**
+ * Put tables of the source on record that a shadow which is followed should have, too. The tables exist on
+ * the target, empty, with the same columns; that is up to the caller. The follower finds the rows within
+ * a second, publishes the tables, copies them from one snapshot for all, and follows them; nothing else
+ * has to be called. Those that are on record already stay as they are.
+ *
+ * For a caller inside of an apply transaction there is `addRelationsSql`.
+ */
+export async function addRelations(
+  target: Session,
+  shadowId: string,
+  tables: readonly Table[],
+): Promise<void> {
+  await insertPending(target, shadowId, { tables, isInLane: true });
+}
+
+/** `addRelations` as one statement, such as for the effect of a logical message. */
+export function addRelationsSql(shadowId: string, tables: readonly Table[]): string {
+  return insertPendingSql(
+    `${quoteLiteral(shadowId)}::text`,
+    `${quoteLiteral(JSON.stringify(pendingRows(tables)))}::jsonb`,
+    'true',
+  );
+}
+
+async function insertPending(
+  target: Session,
+  shadowId: string,
+  { tables, isInLane }: { readonly tables: readonly Table[]; readonly isInLane: boolean },
+): Promise<void> {
+  await target.execute(insertPendingSql('$1::text', '$2::jsonb', '$3::boolean'), [
+    shadowId,
+    JSON.stringify(pendingRows(tables)),
+    isInLane,
+  ]);
+}
+
+function insertPendingSql(shadowId: string, rows: string, isInLane: string): string {
+  return `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state,
+                                           is_in_lane, key_columns, columns)
+     SELECT ${shadowId}, t.oid, t.schema_name, t.table_name, 'pending', ${isInLane}, t.key_columns, t.columns
+       FROM jsonb_to_recordset(${rows})
+            AS t (oid bigint, schema_name text, table_name text, key_columns text[], columns jsonb)
+     ON CONFLICT (shadow_id, source_oid) DO NOTHING`;
+}
+
+function pendingRows(tables: readonly Table[]) {
+  return tables.map((table) => ({
     oid: table.oid,
     schema_name: table.schema,
     table_name: table.name,
     key_columns: table.key,
-    columns: copiedColumns(table).map(({ name, typeOid }) => ({ name, typeOid })),
+    columns: recordedColumns(table),
   }));
-  await target.execute(
-    `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state, key_columns, columns)
-     SELECT $1, t.oid, t.schema_name, t.table_name, 'pending', t.key_columns, t.columns
-       FROM jsonb_to_recordset($2::jsonb)
-            AS t (oid bigint, schema_name text, table_name text, key_columns text[], columns jsonb)`,
-    [shadowId, JSON.stringify(rows)],
-  );
+}
+
+/** The columns of a table as the ledger has them, from the catalog. */
+export function recordedColumns(table: Pick<Table, 'columns'>): RelationRecord['columns'] {
+  return copiedColumns(table).map(({ name, attnum, typeOid }) => ({ name, attnum, typeOid }));
 }
 
 export async function readRelationRecords(
@@ -218,8 +307,9 @@ export async function readRelationRecords(
   shadowId: string,
 ): Promise<readonly RelationRecord[]> {
   const rows = await target.query(
-    `SELECT source_oid, schema_name, table_name, state, start_lsn, to_json(key_columns) AS key_columns,
-            columns, rows, stop_message
+    `SELECT source_oid, schema_name, table_name, state, start_lsn, is_in_lane, applied_lsn,
+            to_json(key_columns) AS key_columns, columns, rows, stop_lsn, stop_code, stop_message,
+            to_json(stopped_at) #>> '{}' AS stopped_at, waits_for, is_spooled, spool_bytes
        FROM understudy.relation WHERE shadow_id = $1 ORDER BY schema_name, table_name`,
     [shadowId],
   );
@@ -227,25 +317,55 @@ export async function readRelationRecords(
     sourceOid: Number(row['source_oid']),
     schema: row['schema_name'] ?? '',
     name: row['table_name'] ?? '',
-    state: z.enum(['pending', 'copying', 'copied', 'stopped']).parse(row['state']),
+    state: relationState.parse(row['state']),
     startLsn: parseLsn(row['start_lsn'] ?? ''),
+    isInLane: row['is_in_lane'] === 't',
+    appliedLsn: parseLsn(row['applied_lsn'] ?? ''),
     key: z.array(z.string()).parse(JSON.parse(row['key_columns'] ?? '[]')),
     columns: streamedColumns.parse(JSON.parse(row['columns'] ?? '[]')),
     rows: Number(row['rows']),
-    stopMessage: row['stop_message'] ?? undefined,
+    stop: parseStop(row),
+    isSpooled: row['is_spooled'] === 't',
+    spoolBytes: Number(row['spool_bytes']),
   }));
 }
 
-/** A table that does not follow any more (trap 19); the first reason stays. */
+function parseStop(row: Row): RelationRecord['stop'] {
+  if (typeof row['stop_message'] !== 'string') return undefined;
+  return {
+    code: row['stop_code'] ?? '',
+    message: row['stop_message'],
+    lsn: parseLsn(row['stop_lsn'] ?? ''),
+    waitsFor: waitsFor.parse(row['waits_for']),
+    at: row['stopped_at'] ?? undefined,
+  };
+}
+
+/**
+ * A table that does not follow any more (trap 19), also one that was on its way back; the first reason
+ * stays. The spool keeps what it needs to be resumed.
+ */
 export async function stopRelation(
   target: Session,
   shadowId: string,
-  stop: { readonly sourceOid: number; readonly lsn: Lsn; readonly message: string },
+  sourceOid: number,
+  stop: TableStop,
 ): Promise<void> {
   await target.execute(
-    `UPDATE understudy.relation SET state = 'stopped', stop_lsn = $3::pg_lsn, stop_message = $4
+    `UPDATE understudy.relation
+        SET state = 'stopped', is_in_lane = false, applied_lsn = NULL, stop_lsn = $3::pg_lsn,
+            stop_code = $4, stop_message = $5, waits_for = $6, is_spooled = $7, spool_bytes = 0,
+            stopped_at = now()
       WHERE shadow_id = $1 AND source_oid = $2 AND state <> 'stopped'`,
-    [shadowId, stop.sourceOid, formatLsn(stop.lsn), stop.message],
+    [
+      shadowId,
+      sourceOid,
+      stop.lsn === undefined ? null : formatLsn(stop.lsn),
+      stop.code,
+      stop.message,
+      stop.waitsFor,
+      stop.waitsFor === 'resume',
+    ],
   );
 }
 

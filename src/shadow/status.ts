@@ -68,9 +68,9 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
       stepsDone: Number(counts?.['steps_done'] ?? 0),
       stoppedTables: relations
         .filter(({ state }) => state === 'stopped')
-        .map(({ schema, name, stopMessage }) => ({
+        .map(({ schema, name, stop }) => ({
           table: `${schema}.${name}`,
-          reason: stopMessage ?? '',
+          reason: stop?.message ?? '',
         })),
       lag: position === undefined ? undefined : lagOf(position, shadow.sourceWalBytesMax),
       sourceWalEtaMs:

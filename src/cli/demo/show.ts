@@ -1,6 +1,6 @@
 import { cloneShadow } from '#src/cli/clone-shadow.ts';
 import type { CommandDeps } from '#src/cli/command-deps.ts';
-import { SOURCE_WAL_BYTES_MAX } from '#src/cli/options.ts';
+import { SOURCE_WAL_BYTES_MAX, STOPPED_SPOOL_BYTES_MAX } from '#src/cli/options.ts';
 import type { Run } from '#src/cli/run.ts';
 import { printDifferences } from '#src/cli/terminal/differences.ts';
 import { verifyDatabases } from '#src/cli/verify-shadow.ts';
@@ -94,6 +94,7 @@ async function shadowUnderLoad(act: {
     isFollowed: true,
     spoolDirectory: stage.spoolDirectory,
     sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
+    stoppedSpoolBytesMax: STOPPED_SPOOL_BYTES_MAX,
     untilLsn: undefined,
     onInStep: async () => inStep.resolve(),
   });

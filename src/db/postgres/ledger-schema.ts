@@ -1,3 +1,9 @@
+/** Raised by every change that an older or newer program would misread. */
+export const LEDGER_VERSION = 2;
+
+/** By which a program knows a ledger that it can read, before it looks at any row. */
+export const LEDGER_COMMENT = `ledger version ${LEDGER_VERSION}`;
+
 /**
  * Everything a shadow knows, on the target in schema `understudy` (docs/state.md explains each table).
  * Positions are pg_lsn. `shadow_id` is eight hex digits. Runs as one idempotent script.
@@ -22,11 +28,14 @@ CREATE TABLE IF NOT EXISTS understudy.shadow (
   consistent_lsn       pg_lsn,
   spool_directory      text,
   source_wal_bytes_max bigint NOT NULL,
+  stopped_spool_bytes_max bigint NOT NULL,
   phase                text NOT NULL,
   stop_code            text,
   stop_message         text,
   created_at           timestamptz NOT NULL DEFAULT now()
 );
+
+COMMENT ON TABLE understudy.shadow IS '${LEDGER_COMMENT}';
 
 -- The epoch that every apply transaction checks; who holds it is an advisory lock (docs/state.md).
 CREATE TABLE IF NOT EXISTS understudy.lease (
@@ -52,18 +61,30 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   schema_name   text NOT NULL,
   table_name    text NOT NULL,
   generation    integer NOT NULL DEFAULT 0,
-  state         text NOT NULL CHECK (state IN ('pending', 'copying', 'copied', 'stopped')),
+  state         text NOT NULL
+    CHECK (state IN ('pending', 'copying', 'catching up', 'copied', 'stopped')),
   start_lsn     pg_lsn,
+  -- A lane applies its changes, not the main loop, until it is 'copied'.
+  is_in_lane    boolean NOT NULL DEFAULT false,
+  -- Of the lane; written in its apply transactions.
+  applied_lsn   pg_lsn,
   pages         bigint NOT NULL DEFAULT 0,
   part_pages    bigint,
   source_bytes  bigint NOT NULL DEFAULT 0,
   rows          bigint NOT NULL DEFAULT 0,
   bytes         bigint NOT NULL DEFAULT 0,
-  -- What the changes of this table must look like: key columns, and [{name, typeOid}] as streamed.
+  -- What the changes of this table must look like: key columns, and [{name, attnum, typeOid}] as streamed.
   key_columns   text[] NOT NULL DEFAULT '{}',
   columns       jsonb NOT NULL DEFAULT '[]',
+  -- The table is the source as of here; null when it is of no position.
   stop_lsn      pg_lsn,
+  stop_code     text,
   stop_message  text,
+  stopped_at    timestamptz,
+  waits_for     text CHECK (waits_for IN ('resume', 'reseed')),
+  -- Whether the spool keeps its changes since stop_lsn, and what that costs.
+  is_spooled    boolean NOT NULL DEFAULT false,
+  spool_bytes   bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (shadow_id, source_oid)
 );
 
@@ -128,7 +149,10 @@ CREATE TABLE IF NOT EXISTS understudy.request (
   state      text NOT NULL,
   target_lsn pg_lsn,
   held_lsn   pg_lsn,
+  -- Of a resume or reseed: [{schema, name}].
+  tables     jsonb,
   deadline   timestamptz NOT NULL,
+  code       text,
   message    text,
   created_at timestamptz NOT NULL DEFAULT now()
 );
@@ -182,5 +206,3 @@ CREATE TABLE IF NOT EXISTS understudy.verification (
   unverified      text[] NOT NULL DEFAULT '{}'
 );
 `;
-
-export const LEDGER_VERSION = 1;

@@ -75,8 +75,9 @@ async function recordShadow(source: Session, target: Session): Promise<void> {
   await target.query(LEDGER_SCHEMA);
   await target.execute(
     `INSERT INTO understudy.shadow (shadow_id, ledger_version, source_system_id, source_timeline,
-       source_database, source_address, selection, is_followed, stream_format, source_wal_bytes_max, phase)
-     VALUES ('0badcafe', $1, $2, $3, $4, 'x', $5, true, 'text', 1, 'copying')`,
+       source_database, source_address, selection, is_followed, stream_format, source_wal_bytes_max,
+       stopped_spool_bytes_max, phase)
+     VALUES ('0badcafe', $1, $2, $3, $4, 'x', $5, true, 'text', 1, 1, 'copying')`,
     [
       LEDGER_VERSION,
       server.systemId ?? '',

@@ -26,6 +26,8 @@ export type CloneOptions = {
   readonly spoolParent: string;
   /** The folder that the user asked for; the shadow's own folder is made below it. */
   readonly sourceWalBytesMax: number;
+  /** What the spool may keep for stopped tables alone. */
+  readonly stoppedSpoolBytesMax: number;
   /** End when everything that the source committed before it is applied. */
   readonly untilLsn: Lsn | undefined;
   /** What the pre-flight found, before anything is changed. */

@@ -1,7 +1,7 @@
-import { copiedColumns, quoteTable, type Table } from '#src/core/table.ts';
+import { quoteTable, type Table } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
+import { recordedColumns, type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 
 /**
@@ -18,6 +18,8 @@ export async function readDataset(
   const records = await readRelationRecords(target, shadowId);
   const byOid = new Map(tables.map((table) => [table.oid, table]));
   return records.flatMap((record) => {
+    // What a lane brings in is not the clone's to copy.
+    if (record.isInLane) return [];
     const table = byOid.get(record.sourceOid);
     if (table !== undefined && hasRecordedShape(record, table)) return [table];
     if (record.state === 'copied' || record.state === 'stopped') return [];
@@ -31,7 +33,7 @@ export async function readDataset(
 
 /** Whether the stream would describe the table as it is on record. */
 export function hasRecordedShape(record: RelationRecord, table: Table): boolean {
-  const columns = copiedColumns(table).map(({ name, typeOid }) => ({ name, typeOid }));
+  const columns = recordedColumns(table);
   return (
     columns.length === record.columns.length &&
     columns.every(
@@ -46,7 +48,7 @@ export async function isCopied(target: Session, shadowId: string): Promise<boole
   const records = await readRelationRecords(target, shadowId);
   const chunkings = await readChunking(target, shadowId);
   return records.every(
-    ({ state, sourceOid }) =>
-      state === 'stopped' || (state === 'copied' && chunkings.has(sourceOid)),
+    ({ state, isInLane, sourceOid }) =>
+      isInLane || state === 'stopped' || (state === 'copied' && chunkings.has(sourceOid)),
   );
 }

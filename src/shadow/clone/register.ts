@@ -95,6 +95,7 @@ export async function registerShadow(
     consistentLsn: undefined,
     spoolDirectory: isFollowed ? join(options.spoolParent, shadowId) : undefined,
     sourceWalBytesMax: options.sourceWalBytesMax,
+    stoppedSpoolBytesMax: options.stoppedSpoolBytesMax,
     phase: 'preparing',
     stopCode: undefined,
     stopMessage: undefined,
@@ -125,7 +126,7 @@ async function resumed(
       `the source is on timeline ${identity.timeline}, shadow ${found.shadowId} was made on ${found.sourceTimeline}`,
     );
   }
-  const { sourceWalBytesMax } = options;
-  await updateShadow(target, found.shadowId, { sourceWalBytesMax });
-  return { ...found, sourceWalBytesMax };
+  const { sourceWalBytesMax, stoppedSpoolBytesMax } = options;
+  await updateShadow(target, found.shadowId, { sourceWalBytesMax, stoppedSpoolBytesMax });
+  return { ...found, sourceWalBytesMax, stoppedSpoolBytesMax };
 }

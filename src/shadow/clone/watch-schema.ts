@@ -42,8 +42,10 @@ async function recordArrivals(
   const known = new Set(records.map((record) => record.sourceOid));
   for (const table of tables.filter(({ oid }) => !known.has(oid))) {
     await target.execute(
-      `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state, stop_message)
-       VALUES ($1, $2, $3, $4, 'stopped', 'it appeared on the source after the shadow was made')
+      `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state,
+                                        stop_code, stop_message, waits_for, stopped_at)
+       VALUES ($1, $2, $3, $4, 'stopped', 'TABLE_CHANGED',
+               'it appeared on the source after the shadow was made', 'reseed', now())
        ON CONFLICT DO NOTHING`,
       [shadowId, table.oid, table.schema, table.name],
     );

@@ -16,7 +16,7 @@ export type RecordedSnapshot = {
   readonly backendPids: readonly number[];
 };
 
-const relationState = z.enum(['pending', 'copying', 'copied', 'stopped']);
+const relationState = z.enum(['pending', 'copying', 'catching up', 'copied', 'stopped']);
 
 export type RecordedRelation = {
   readonly state: z.infer<typeof relationState>;
@@ -139,7 +139,7 @@ export async function recordStart(
         SET generation = excluded.generation, state = excluded.state,
             start_lsn = excluded.start_lsn, pages = excluded.pages,
             part_pages = excluded.part_pages, source_bytes = excluded.source_bytes,
-            rows = 0, bytes = 0`,
+            rows = 0, bytes = 0, stop_lsn = NULL, is_spooled = false`,
     [
       shadowId,
       generation.generation,
@@ -172,7 +172,7 @@ export async function recordRestart(
   });
 }
 
-/** The table has all its parts. */
+/** The table has all its parts; one that is in a lane needs the changes since its snapshot before it follows. */
 export async function recordCopied(
   target: Session,
   shadowId: string,
@@ -181,7 +181,8 @@ export async function recordCopied(
 ): Promise<void> {
   const updated = await target.execute(
     `UPDATE understudy.relation r
-        SET state = 'copied', rows = p.rows, bytes = p.bytes
+        SET state = CASE WHEN is_in_lane THEN 'catching up' ELSE 'copied' END,
+            applied_lsn = CASE WHEN is_in_lane THEN start_lsn END, rows = p.rows, bytes = p.bytes
        FROM (SELECT coalesce(sum(rows), 0) AS rows, coalesce(sum(bytes), 0) AS bytes
                FROM understudy.part
               WHERE shadow_id = $1 AND source_oid = $2 AND generation = $3) p

@@ -88,9 +88,9 @@ export async function beginTables(deps: TablesDeps): Promise<readonly BegunTable
 
 type Known = { readonly table: Table; readonly relation: RecordedRelation | undefined };
 
-/** Copied; or stopped, which is not the copy's to change. */
+/** Copied, also by a lane; or stopped, which is not the copy's to change. */
 function isOver(relation: RecordedRelation | undefined): boolean {
-  return relation?.state === 'copied' || relation?.state === 'stopped';
+  return relation !== undefined && relation.state !== 'pending' && relation.state !== 'copying';
 }
 
 /** Whether what is missing can be read from the snapshot that everything else was read from. */

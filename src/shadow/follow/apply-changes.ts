@@ -14,7 +14,12 @@ import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { readProgress } from '#src/shadow/lease.ts';
-import { readRelationRecords, type ShadowRecord, stopRelation } from '#src/shadow/ledger.ts';
+import {
+  readRelationRecords,
+  type ShadowRecord,
+  stopRelation,
+  type TableStop,
+} from '#src/shadow/ledger.ts';
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
@@ -264,7 +269,7 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
   });
-  await stopRelation(target, shadow.shadowId, { sourceOid, lsn: at, message: error.message });
+  await stopRelation(target, shadow.shadowId, sourceOid, tableStop(error, at));
   deps.log.error({ code: error.code, relation: sourceOid }, 'a table was stopped');
   deps.report({
     type: 'notice',
@@ -272,6 +277,17 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
     message: `${error.message}; the table has stopped, the others go on`,
   });
   return true;
+}
+
+/** `waitsFor: 'reseed'` in the error's detail: rows were changed that the stream does not show. */
+export function tableStop(error: OperatorError, at: Lsn): TableStop {
+  const { code, message, detail } = error;
+  return {
+    code,
+    message,
+    lsn: at,
+    waitsFor: detail['waitsFor'] === 'reseed' ? 'reseed' : 'resume',
+  };
 }
 
 /** Failures that come from outside of the data: connections, deadlocks, resources, a server that restarts. */

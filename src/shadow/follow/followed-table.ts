@@ -17,7 +17,7 @@ export type FollowedTable = ApplyTable & {
   readonly leadingIndex: number;
   /** uuid needs its text where the stream is binary. */
   readonly isLeadingUuid: boolean;
-  /** Its changes are skipped (trap 19). */
+  /** Its changes are skipped by the main loop: it has stopped (trap 19), or a lane applies them. */
   readonly isStopped: boolean;
 };
 
@@ -33,7 +33,7 @@ export function followedTable(parts: {
   readonly format: ValueFormat;
 }): FollowedTable {
   const { record, targetColumns, format } = parts;
-  const isStopped = record.state === 'stopped';
+  const isStopped = record.state !== 'copied';
   const names = record.columns.map((column) => column.name);
   const columns = isStopped ? [] : names.map((name) => requireColumn(record, targetColumns, name));
   // Marks go by the plan's column; by another one, verification reads the table whole anyway.

@@ -23,9 +23,13 @@ async function watched(version: TestVersion): Promise<TestDatabase & { watch: Pu
     sourceOid: oid,
     state: 'copied',
     startLsn: undefined,
+    isInLane: false,
+    appliedLsn: undefined,
     columns: [],
     rows: 0,
-    stopMessage: undefined,
+    stop: undefined,
+    isSpooled: false,
+    spoolBytes: 0,
   }));
   const publication = await createPublication({ session: db.session, name: NAME, tables });
   return { ...db, watch: new PublicationWatch(publication, records) };

@@ -31,9 +31,13 @@ export async function prepare(options: {
   const { pair, control, shadowId } = options;
   const unsynced = shadowId === undefined ? new Map() : await readUnsynced(control, shadowId);
   const stopped = options.tables.filter(({ oid }) => unsynced.get(oid) === 'stopped');
+  const inLane = options.tables.filter(({ oid }) => unsynced.get(oid) === 'in a lane');
   const notCopied = options.tables.filter(({ oid }) => unsynced.get(oid) === 'not copied');
   const following = options.tables.filter(
-    (table) => !notCopied.includes(table) && (options.isWithStopped || !stopped.includes(table)),
+    (table) =>
+      !inLane.includes(table) &&
+      !notCopied.includes(table) &&
+      (options.isWithStopped || !stopped.includes(table)),
   );
   const structure = await compareStructure(pair, following);
   const known =
@@ -49,6 +53,11 @@ export async function prepare(options: {
         kind: 'schema' as const,
         table: { schema, name },
         cause: 'has stopped following its source and was not compared',
+      })),
+      ...inLane.map(({ schema, name }) => ({
+        kind: 'schema' as const,
+        table: { schema, name },
+        cause: 'is on its way back to following and was not compared',
       })),
       ...structure.differences,
     ],

@@ -176,7 +176,8 @@ async function follow(
   const row = `shadow_id = ${quoteLiteral(shadowId)} AND source_oid = ${table.oid}`;
   await target.query(
     `UPDATE understudy.relation
-        SET state = 'copied', start_lsn = '${formatLsn(lsn)}', stop_lsn = NULL, stop_message = NULL
+        SET state = 'copied', start_lsn = '${formatLsn(lsn)}', stop_lsn = NULL, stop_code = NULL,
+            stop_message = NULL, stopped_at = NULL, waits_for = NULL, is_spooled = false, spool_bytes = 0
       WHERE ${row} AND state = 'stopped';
      DELETE FROM understudy.chunk WHERE ${row}`,
   );

@@ -50,15 +50,19 @@ export async function readVerifiedChunks(
 export async function readUnsynced(
   target: Session,
   shadowId: string,
-): Promise<ReadonlyMap<number, 'stopped' | 'not copied'>> {
+): Promise<ReadonlyMap<number, 'stopped' | 'in a lane' | 'not copied'>> {
   const rows = await target.query(
-    `SELECT source_oid, state FROM understudy.relation WHERE shadow_id = $1 AND state <> 'copied'`,
+    `SELECT source_oid, state, is_in_lane FROM understudy.relation WHERE shadow_id = $1 AND state <> 'copied'`,
     [shadowId],
   );
   return new Map(
     rows.map((row) => [
       Number(row['source_oid']),
-      row['state'] === 'stopped' ? 'stopped' : 'not copied',
+      row['state'] === 'stopped'
+        ? 'stopped'
+        : row['is_in_lane'] === 't'
+          ? 'in a lane'
+          : 'not copied',
     ]),
   );
 }
