@@ -74,11 +74,21 @@ export async function createServerFolder(): Promise<AsyncDisposable & { readonly
 export async function createTestDatabase(
   version: TestVersion,
   sql?: string,
-  server?: Endpoint,
+  options: {
+    /** Another than the shared one. */
+    readonly server?: Endpoint;
+    /** Another than UTF8; text is sorted by bytes then. */
+    readonly encoding?: string;
+  } = {},
 ): Promise<TestDatabase> {
-  const admin = server ?? (await testServer(version));
+  const admin = options.server ?? (await testServer(version));
   const name = `test_${randomBytes(6).toString('hex')}`;
-  await onServer(admin, async (session) => session.query(`CREATE DATABASE ${name}`));
+  const { encoding } = options;
+  const encoded =
+    encoding === undefined
+      ? ''
+      : `TEMPLATE template0 ENCODING '${encoding}' LC_COLLATE 'C' LC_CTYPE 'C'`;
+  await onServer(admin, async (session) => session.query(`CREATE DATABASE ${name} ${encoded}`));
   const endpoint = { ...admin, database: name };
   const roles: string[] = [];
   const origins: string[] = [];

@@ -1,6 +1,5 @@
 import { expect, test } from 'vitest';
 
-import type { Endpoint } from '#src/core/endpoint.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import { readServer } from '#src/db/postgres/catalog/server.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
@@ -108,22 +107,6 @@ test('other sessions of the target are a warning', async () => {
   expect(named(result, 'warn')).toContain(`target-sessions database "${target.name}"`);
   expect(result.findings.find(({ id }) => id === 'target-sessions')?.cause).toContain('somebody');
   expect(other.processId).toBeGreaterThan(0);
-});
-
-test('an encoding other than UTF8 is refused on either side', async () => {
-  await using source = await createTestDatabase(17);
-  await using target = await createTestDatabase(17);
-  const sides: Endpoint[] = [];
-  for (const { name, session, endpoint } of [source, target]) {
-    await session.query(`CREATE DATABASE ${name}_l1 ENCODING 'LATIN1' TEMPLATE template0`);
-    sides.push({ ...endpoint, database: `${name}_l1` });
-  }
-  const [from, to] = sides;
-  expect(named(await check({ source: from!, target: to! }))).toEqual([
-    `source-encoding database "${from!.database}"`,
-    `target-encoding database "${to!.database}"`,
-  ]);
-  for (const { name, session } of [source, target]) await session.query(`DROP DATABASE ${name}_l1`);
 });
 
 test('extensions must be there, creatable, and in the same schema', async () => {

@@ -17,7 +17,6 @@ export const CHECKS = {
   'sequence-privilege': 'refuse',
   'row-security': 'refuse',
   // source
-  'source-encoding': 'refuse',
   'source-standby': 'refuse',
   'source-read-only': 'refuse',
   'wal-level': 'refuse',
@@ -31,6 +30,13 @@ export const CHECKS = {
   'wal-sender-timeout': 'warn',
   'decoding-memory': 'info',
   'large-objects': 'warn',
+  // encoding
+  'source-encoding': 'refuse',
+  'target-encoding': 'refuse',
+  'encoding-name': 'refuse',
+  'encoding-column': 'refuse',
+  'encoding-unverified': 'warn',
+  'encoding-converted': 'info',
   // tables
   'no-tables': 'warn',
   'no-key': 'refuse',
@@ -53,7 +59,6 @@ export const CHECKS = {
   'publication-fails': 'refuse',
   'publication-unproven': 'warn',
   // target
-  'target-encoding': 'refuse',
   'target-standby': 'refuse',
   'target-read-only': 'refuse',
   'target-create-privilege': 'refuse',

@@ -5,6 +5,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { checkAccess } from './access.ts';
 import type { CheckContext, CheckGroup, TransactionAges } from './context.ts';
+import { checkEncoding } from './encoding.ts';
 import type { CheckResult, Finding, Severity } from './finding.ts';
 import { checkPublication } from './publication-proof.ts';
 import { checkSchemaCarry } from './schema-carry.ts';
@@ -52,6 +53,7 @@ export async function runCheck(options: CheckOptions): Promise<CheckResult> {
 const GROUPS: readonly CheckGroup[] = [
   checkAccess,
   checkSourceState,
+  checkEncoding,
   checkTables,
   checkTarget,
   checkSchemaCarry,

@@ -27,16 +27,6 @@ function checkDatabase({ sourceServer, isFollowed }: CheckContext): readonly Fin
   const { database } = sourceServer;
   const object = `database ${quoteIdentifier(database.name)}`;
   const findings: Finding[] = [];
-  if (database.encoding !== 'UTF8') {
-    findings.push(
-      finding(
-        'source-encoding',
-        object,
-        `its encoding is ${database.encoding}, and only UTF8 can be copied without a change of bytes`,
-        byOperator('Convert the database to UTF8 first (dump it and restore it into one).'),
-      ),
-    );
-  }
   if (sourceServer.isInRecovery) {
     findings.push(
       finding(

@@ -25,18 +25,6 @@ function checkWritable({ targetServer }: CheckContext): readonly Finding[] {
   const { database, role } = targetServer;
   const databaseSql = quoteIdentifier(database.name);
   const findings: Finding[] = [];
-  if (database.encoding !== 'UTF8') {
-    findings.push(
-      finding(
-        'target-encoding',
-        `database ${databaseSql}`,
-        `its encoding is ${database.encoding}, and only UTF8 holds every character without a change of bytes`,
-        byOperator(
-          `Make the target with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8', and name that.`,
-        ),
-      ),
-    );
-  }
   if (targetServer.isInRecovery) {
     findings.push(
       finding(

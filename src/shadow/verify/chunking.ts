@@ -138,13 +138,15 @@ async function textHashAgrees({ source, target }: Sides): Promise<boolean> {
   const expected = HASH_VECTORS.map((text) => String(chunkOfText(chunking, text)));
   const answers = await Promise.all(
     [source, target].map(async (session) => {
+      const [server] = await session.query("SELECT current_setting('server_encoding') AS encoding");
+      // Another encoding need not even have these characters.
+      if (server?.['encoding'] !== 'UTF8') return false;
       const [row] = await session.query(
-        `SELECT current_setting('server_encoding') AS encoding,
-                (SELECT string_agg((hashtextextended(k COLLATE "C", 0) & 4294967295)::text, ',' ORDER BY n)
-                   FROM unnest($1::text[]) WITH ORDINALITY AS v (k, n)) AS chunks`,
+        `SELECT string_agg((hashtextextended(k COLLATE "C", 0) & 4294967295)::text, ',' ORDER BY n) AS chunks
+           FROM unnest($1::text[]) WITH ORDINALITY AS v (k, n)`,
         [HASH_VECTORS],
       );
-      return row?.['encoding'] === 'UTF8' && row['chunks'] === expected.join(',');
+      return row?.['chunks'] === expected.join(',');
     }),
   );
   return answers.every(Boolean);

@@ -2,6 +2,7 @@ import type { Table } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
+import { readByteOrderedTypes } from './byte-ordered-types.ts';
 import { VECTORS } from './row-hash-vectors.ts';
 import { type ColumnForm, type Form, formOf, hashExpression } from './row-hash.ts';
 
@@ -25,12 +26,17 @@ export async function planRowHashes(
   options: Sides & { readonly tables: readonly Table[] },
 ): Promise<ReadonlyMap<number, RowHashPlan>> {
   const baseTypes = await readBaseTypes(options.source, options.tables);
-  const forms = await provenForms(options, new Set(baseTypes.values()));
+  const isSameEncoding = (await encodingOf(options.source)) === (await encodingOf(options.target));
+  const forms = await provenForms({ ...options, isSameEncoding }, new Set(baseTypes.values()));
+  // Their text differs between encodings although the value does not.
+  const incomparable = isSameEncoding
+    ? new Set<number>()
+    : await readByteOrderedTypes(options.source, typesOf(options.tables));
   return new Map(
     options.tables.map((table) => {
       const columns = table.columns.map(({ name, typeOid }) => ({
         column: name,
-        form: forms(baseTypes.get(typeOid)),
+        form: incomparable.has(typeOid) ? undefined : forms(baseTypes.get(typeOid)),
       }));
       return [
         table.oid,
@@ -45,12 +51,15 @@ export async function planRowHashes(
   );
 }
 
+function typesOf(tables: readonly Table[]): ReadonlySet<number> {
+  return new Set(tables.flatMap(({ columns }) => columns.map(({ typeOid }) => typeOid)));
+}
+
 /** By type OID, the name of the type (of a domain: of what it is based on) if it is in pg_catalog. */
 async function readBaseTypes(
   source: Session,
   tables: readonly Table[],
 ): Promise<ReadonlyMap<number, string | undefined>> {
-  const oids = new Set(tables.flatMap(({ columns }) => columns.map(({ typeOid }) => typeOid)));
   const rows = await source.query(
     `WITH RECURSIVE base (type, oid, typtype, typbasetype) AS (
        SELECT oid, oid, typtype, typbasetype FROM pg_type WHERE oid = ANY ($1::oid[])
@@ -59,7 +68,7 @@ async function readBaseTypes(
         WHERE b.typtype = 'd')
      SELECT b.type, CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN t.typname END AS name
        FROM base b JOIN pg_type t ON t.oid = b.oid WHERE b.typtype <> 'd'`,
-    [[...oids].map(String)],
+    [[...typesOf(tables)].map(String)],
   );
   return new Map(rows.map((row) => [Number(row['type']), row['name'] ?? undefined]));
 }
@@ -68,10 +77,10 @@ async function readBaseTypes(
 type FormByType = (builtinType: string | undefined) => Form | undefined;
 
 async function provenForms(
-  sides: Sides,
+  sides: Sides & { readonly isSameEncoding: boolean },
   types: ReadonlySet<string | undefined>,
 ): Promise<FormByType> {
-  const isSameEncoding = (await encodingOf(sides.source)) === (await encodingOf(sides.target));
+  const { isSameEncoding } = sides;
   const wanted = (type: string | undefined): Form => {
     const form = formOf(type);
     return !isSameEncoding && (form === 'string' || form === 'output') ? 'utf8' : form;
