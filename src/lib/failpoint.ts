@@ -4,6 +4,9 @@ export type Failpoints = {
   readonly hit: (name: string) => void;
 };
 
+/** For parts that are used without any, in benchmarks and tests. */
+export const NO_FAILPOINTS: Failpoints = { hit: () => undefined };
+
 /**
  * Parse `name` or `name:3` (die at the third hit); several are separated by commas. The death is
  * SIGKILL: nothing is flushed and no handler runs, as in a power cut.

@@ -71,12 +71,14 @@ async function dropShadow(
   const { shadowId } = shadow;
   const removed: string[] = [];
   await stopRunner(options, shadowId, target);
+  failpoints.hit('drop.afterStop');
   await takeLease(target, shadowId, 'understudy drop');
-  await dropOnSource(shadow, source, removed);
+  failpoints.hit('drop.afterLease');
+  await dropOnSource(shadow, source, failpoints, removed);
   failpoints.hit('drop.afterSource');
   await dropSpool(shadow, removed);
   failpoints.hit('drop.afterSpool');
-  await dropOnTarget(shadow, target, removed);
+  await dropOnTarget(shadow, target, failpoints, removed);
   failpoints.hit('drop.afterTarget');
   return { shadowId, removed };
 }
@@ -109,13 +111,16 @@ async function stopRunner(options: DropOptions, shadowId: string, target: Sessio
 async function dropOnSource(
   shadow: ShadowRecord,
   source: Session,
+  failpoints: Failpoints,
   removed: string[],
 ): Promise<void> {
   const { shadowId, slotName, publicationName } = shadow;
   if ((await endAllKeepers(source, shadowId)) > 0) removed.push('the keepers of its snapshot');
+  failpoints.hit('drop.afterKeepers');
   if (slotName !== undefined && (await dropSlot(source, slotName, SLOT_DEADLINE_MS))) {
     removed.push(`slot ${slotName}`);
   }
+  failpoints.hit('drop.afterSlot');
   if (publicationName === undefined) return;
   // Its name holds the shadow's random id, so it is ours also when a crash kept its oid off the record.
   const oid = await readPublication(source, publicationName);
@@ -159,13 +164,16 @@ const LEDGER_TABLES = [
 async function dropOnTarget(
   shadow: ShadowRecord,
   target: Session,
+  failpoints: Failpoints,
   removed: string[],
 ): Promise<void> {
   const { shadowId, originName } = shadow;
   await target.transaction(async () => {
     const undone = await undoAdjustments(target, shadowId);
     if (undone > 0) removed.push(`${undone} adjustments of the target`);
+    failpoints.hit('drop.afterAdjustments');
     if (originName !== undefined) await dropOrigin(target, originName, removed);
+    failpoints.hit('drop.afterOrigin');
     for (const table of LEDGER_TABLES) {
       await target.execute(`DELETE FROM understudy.${table} WHERE shadow_id = $1`, [shadowId]);
     }
@@ -179,6 +187,7 @@ async function dropOnTarget(
       `DROP TABLE ${LEDGER_TABLES.map((table) => `understudy.${quoteIdentifier(table)}`).join(', ')}`,
     );
     await target.query('DROP SCHEMA understudy');
+    failpoints.hit('drop.beforeCommit');
     removed.push('schema understudy of the target');
   });
 }

@@ -67,6 +67,7 @@ export function requestLockKey(id: string): string {
 /** Throws FENCE_TIMEOUT, and what createLogicalSlot throws (SLOT_BLOCKED names who is in the way). */
 export async function openFence(options: FenceOptions): Promise<Fence> {
   const conversation = await Conversation.begin(options);
+  options.failpoints.hit('fence.afterOpen');
   let slot: LogicalSlot | undefined;
   try {
     await conversation.waitFor('held');
@@ -96,11 +97,14 @@ function fenceAt(conversation: Conversation, slot: LogicalSlot): Fence {
     dropSlot: async () => slot[Symbol.asyncDispose](),
     reach: async () => {
       await conversation.set('held', 'advance', lsn);
+      conversation.failpoints.hit('fence.afterAdvance');
       await conversation.waitFor('reached');
       conversation.failpoints.hit('fence.afterReached');
     },
     release: async () => {
+      conversation.failpoints.hit('fence.beforeRelease');
       await conversation.set('reached', 'release');
+      conversation.failpoints.hit('fence.afterRelease');
       isOver = true;
     },
     releaseSql: conversation.releaseSql,

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 
+import type { Ended } from '#test/command.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
 import { snapshotCatalog, withClient } from './compare.ts';
@@ -17,10 +18,38 @@ import {
 import { startWorkload } from './workload.ts';
 
 /** Where in the life of a shadow the failpoints are met, by the first part of their names. */
-const CLONE = ['clone', 'schema', 'copy', 'step', 'spool', 'receive', 'apply'];
+const BEGIN = ['clone', 'identity', 'schema', 'copy'];
+const FOLLOW = ['chunking', 'step', 'sequences', 'spool', 'monitor', 'receive', 'apply'];
+const STOP = ['stop'];
+const FENCE = ['request'];
 const VERIFY = ['verify', 'repair', 'fence'];
 const DROP = ['drop'];
-const STAGES = [...CLONE, ...VERIFY, ...DROP];
+const STAGES = [...BEGIN, ...FOLLOW, ...STOP, ...FENCE, ...VERIFY, ...DROP];
+
+/**
+ * What is done once is passed for good after its `after`, so `before` comes first in a family, and in the
+ * copy, where each death leaves less to do, in the order of the work.
+ */
+function rank(name: string): number {
+  const phase = PHASES.findIndex((pattern) => pattern.test(name));
+  return 2 * phase + Number(!name.includes('.before'));
+}
+
+const PHASES = [
+  /^clone\..*Publication/,
+  /^clone\..*Slot$/,
+  /^clone\..*(Keepers|Progress|Snapshot)$/,
+  /^copy\..*Start$/,
+  /^copy\..*(Adopt|PartCommit)$/,
+  /^copy\.after(Claim|SourceCopy)$/,
+  /^copy\..*(Hold|Restart)$/,
+  /^copy\..*Finish$/,
+  /^copy\..*End$/,
+  /^drop\.afterTarget$/,
+];
+
+/** Reached only by a copy whose snapshot is gone (trap 1). */
+const isOfLostSnapshot = (name: string): boolean => /^copy\..*(Hold|Restart)$/.test(name);
 
 /** Die there, whatever is done. The exit code of a process that was killed is null. */
 async function dieAt(shadow: Shadow, name: string): Promise<void> {
@@ -29,11 +58,20 @@ async function dieAt(shadow: Shadow, name: string): Promise<void> {
   if (ended.code !== null) throw new Error(`nobody died at ${name}: ${describeEnd(ended)}`);
 }
 
-/** Parts of the copy that are on record: each is copied once, unless it was under way when we died (trap 1). */
-async function copiedParts(shadow: Shadow): Promise<ReadonlyMap<string, string>> {
+/**
+ * Parts of the copy that are on record: each is copied once, unless it was under way when we died, or its
+ * table was not complete when the snapshot was lost (trap 1).
+ */
+async function copiedParts(
+  shadow: Shadow,
+  isOfWholeTables: boolean,
+): Promise<ReadonlyMap<string, string>> {
   return withClient(shadow.target, async (client) => {
     const { rows } = await client.query(
-      `SELECT source_oid || '/' || generation || '/' || part AS part, copied_at::text AS at FROM understudy.part`,
+      `SELECT source_oid || '/' || generation || '/' || part AS part, copied_at::text AS at
+         FROM understudy.part JOIN understudy.relation USING (shadow_id, source_oid, generation)
+        WHERE state = 'copied' OR NOT $1`,
+      [isOfWholeTables],
     );
     return new Map(rows.map(({ part, at }) => [part, at]));
   });
@@ -50,6 +88,18 @@ async function readTooOldSnapshots(shadow: Shadow): Promise<unknown[]> {
   });
 }
 
+async function endKeepers(shadow: Shadow): Promise<void> {
+  await withClient(shadow.source, async (client) =>
+    client.query(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+                   WHERE datname = current_database() AND application_name LIKE '% keeper'`),
+  );
+}
+
+/** Rows that production changes all the time are not there. */
+async function diverge(shadow: Shadow): Promise<void> {
+  await withClient(shadow.target, async (client) => client.query('DELETE FROM app.account'));
+}
+
 /** Somebody writes to the target: rows that production leaves alone. */
 async function tamper(shadow: Shadow): Promise<void> {
   await withClient(shadow.target, async (client) =>
@@ -64,10 +114,7 @@ test(
   { timeout: 300_000 },
   async () => {
     const names = await readFailpointNames();
-    // What is done once is passed for good after its `after`, so `before` comes first.
-    const order = names.toSorted(
-      (a, b) => Number(b.includes('.before')) - Number(a.includes('.before')),
-    );
+    const order = names.toSorted((a, b) => rank(a) - rank(b));
     const of = (stages: readonly string[]): string[] =>
       stages.flatMap((stage) => order.filter((name) => name.startsWith(`${stage}.`)));
     // A new family of failpoints needs its place here.
@@ -82,16 +129,39 @@ test(
     await using shadow = await createShadow(source.endpoint, target.endpoint);
     const before = await snapshotCatalog(source.endpoint);
     await using workload = await startWorkload(source.endpoint, 1);
+    const fenced: Promise<Ended | undefined>[] = [];
 
-    for (const name of of(CLONE)) {
-      const parts = name.startsWith('copy.') ? await copiedParts(shadow) : undefined;
+    for (const name of [...of(BEGIN), ...of(FOLLOW)]) {
+      const isLost = isOfLostSnapshot(name);
+      const parts = name.startsWith('copy.') ? await copiedParts(shadow, isLost) : undefined;
+      if (isLost) await endKeepers(shadow);
       await dieAt(shadow, name);
       if (parts === undefined) continue;
-      const now = await copiedParts(shadow);
+      const now = await copiedParts(shadow, isLost);
       for (const [part, at] of parts) expect(`${part} ${now.get(part)}`).toBe(`${part} ${at}`);
+    }
+    for (const name of of(STOP)) {
+      await diverge(shadow);
+      await dieAt(shadow, name);
+    }
+    for (const name of of(FENCE)) {
+      await using holder = shadow.start({ failpoints: `${name}:1` });
+      const asked =
+        name === 'request.afterVoid'
+          ? Promise.resolve(undefined)
+          : holder.waitFor(FOLLOWING).then(
+              async () => shadow.run(['verify']),
+              // It may die of the fence that it owes to the verification before.
+              () => undefined,
+            );
+      const ended = await endOf(holder, `at ${name}`);
+      expect(`${name} ${ended.code}`).toBe(`${name} null`);
+      fenced.push(asked);
     }
     await using clone = shadow.start();
     await clone.waitFor(FOLLOWING);
+    // Each was told that the follower had begun anew, or waited for a fence of the next one.
+    for (const ended of await Promise.all(fenced)) expect(ended?.code ?? 0).not.toBe(null);
     expect(await readTooOldSnapshots(shadow)).toEqual([]);
     for (const name of of(VERIFY)) {
       if (name.startsWith('repair.')) await tamper(shadow);

@@ -196,23 +196,26 @@ class Run {
     if (await isCopied(control, shadowId)) {
       // A run that died right after its last part may have left them; production cannot vacuum past them.
       await endAllKeepers(session, shadowId);
-      return;
+    } else {
+      await this.#enter('copying');
+      await copyTables({
+        ...this.#deps,
+        signal,
+        source,
+        target,
+        shadowId,
+        tables,
+        isFollowed: this.#shadow.isFollowed,
+        jobs,
+        held,
+        takeSnapshot,
+      });
+      await this.#enter('indexing');
     }
-    await this.#enter('copying');
-    await copyTables({
-      ...this.#deps,
-      signal,
-      source,
-      target,
-      shadowId,
-      tables,
-      isFollowed: this.#shadow.isFollowed,
-      jobs,
-      held,
-      takeSnapshot,
-    });
-    await this.#enter('indexing');
+    // Also for an earlier run that died before it came to this.
+    this.#deps.failpoints.hit('chunking.before');
     await planChunking({ source: session, target: control, shadowId, tables });
+    this.#deps.failpoints.hit('chunking.after');
   }
 
   async #steps(stages: readonly Stage[], signal: AbortSignal): Promise<void> {
@@ -325,7 +328,9 @@ class Run {
     const own = await this.#openBoth('sequences');
     await using source = own.source;
     await using target = own.target;
+    this.#deps.failpoints.hit('sequences.before');
     await syncSequences({ source, target, tables: owners });
+    this.#deps.failpoints.hit('sequences.after');
   }
 
   async #openBoth(part: string): Promise<{ source: Session; target: Session }> {
@@ -358,7 +363,9 @@ class Run {
   }
 
   async #record(update: ShadowUpdate): Promise<void> {
+    this.#deps.failpoints.hit('clone.beforeRecord');
     await updateShadow(this.#build.control, this.#shadow.shadowId, update);
+    this.#deps.failpoints.hit('clone.afterRecord');
     this.#shadow = { ...this.#shadow, ...update };
   }
 }

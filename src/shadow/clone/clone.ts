@@ -21,7 +21,7 @@ import { registerShadow } from './register.ts';
  * `signal.reason`. What only an operator can mend is also noted in the ledger.
  */
 export async function clone(deps: CloneDeps, options: CloneOptions): Promise<void> {
-  const { shadow, tables } = await begin(options);
+  const { shadow, tables } = await begin(deps, options);
   const state: CloneState = { isInStep: false, wasInStep: false, epoch: undefined };
   /** Until when lost connections are mended; a shadow that was never in step leaves that to a second run. */
   let recoverUntilMs: number | undefined;
@@ -50,7 +50,7 @@ const RECOVER_MS = 5 * 60_000;
 const RETRY_MS = 1_000;
 
 /** Check, and find or make the shadow's row in the ledger. */
-async function begin(options: CloneOptions) {
+async function begin(deps: CloneDeps, options: CloneOptions) {
   const applicationName = 'understudy clone';
   await using source = await openSession(options.source, { applicationName });
   await using target = await openSession(options.target, { applicationName });
@@ -63,7 +63,9 @@ async function begin(options: CloneOptions) {
       `${refused.length === 1 ? 'a check refuses' : `${refused.length} checks refuse`}: ${refused.map(({ id, object }) => `${id} (${object})`).join(', ')}`,
     );
   }
+  deps.failpoints.hit('clone.beforeRegister');
   const shadow = await registerShadow({ source, target }, checked.tables, options);
+  deps.failpoints.hit('clone.afterRegister');
   const relations = await readRelations(source, options.selection);
   return { shadow, tables: relations };
 }
@@ -87,6 +89,7 @@ async function attempt(
     throw whoseLease(error, state.epoch);
   });
   state.epoch = epoch;
+  deps.failpoints.hit('clone.afterLease');
   // Only now: an earlier attempt, or another runner until this moment, has gone on with it.
   const shadow = (await readShadows(control)).find((one) => one.shadowId === shadowId);
   if (shadow === undefined) {

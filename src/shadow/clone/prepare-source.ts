@@ -34,18 +34,20 @@ export async function prepareSource(run: {
   assert(slotName !== undefined && publicationName !== undefined, 'the names are on record');
   await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
   if (shadow.publicationOid === undefined) {
+    deps.failpoints.hit('clone.beforePublication');
     await makePublication(session, publicationName, run);
     deps.failpoints.hit('clone.afterPublication');
   }
   if (shadow.consistentLsn !== undefined) return undefined;
   await using ledger = await openSession(target, { applicationName: `understudy ${shadowId}` });
   // A crash may have left one of an earlier slot; a copy from it would lack what came before this slot.
-  await endAllGenerations({ source, target: ledger, shadowId });
+  await endAllGenerations({ ...deps, source, target: ledger, shadowId });
   await dropSlot(session, slotName, DROP_DEADLINE_MS);
+  deps.failpoints.hit('clone.beforeSlot');
   const slot = await takeSlot({ ...deps, source, shadowId, name: slotName, temporary: false });
   deps.failpoints.hit('clone.afterSlot');
   const held = await holdGeneration(
-    { source, target: ledger, shadowId },
+    { ...deps, source, target: ledger, shadowId },
     {
       snapshotName: slot.snapshotName,
       lsn: slot.consistentLsn,
@@ -54,6 +56,7 @@ export async function prepareSource(run: {
   );
   deps.failpoints.hit('clone.afterKeepers');
   await initProgress(run.control, shadow, slot.consistentLsn);
+  deps.failpoints.hit('clone.afterProgress');
   await record({ consistentLsn: slot.consistentLsn });
   deps.failpoints.hit('clone.afterSnapshot');
   return held;
@@ -63,6 +66,7 @@ async function makePublication(
   session: Session,
   name: string,
   run: {
+    readonly deps: CloneDeps;
     readonly tables: readonly Table[];
     readonly record: (update: ShadowUpdate) => Promise<void>;
   },
@@ -71,5 +75,6 @@ async function makePublication(
   const leftOid = await readPublication(session, name);
   if (leftOid !== undefined) await dropPublication(session, { name, oid: leftOid });
   const { oid } = await createPublication({ session, name, tables: run.tables });
+  run.deps.failpoints.hit('clone.beforePublicationRecord');
   await run.record({ publicationOid: oid });
 }

@@ -4,6 +4,7 @@ import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
+import { NO_FAILPOINTS } from '#src/lib/failpoint.ts';
 import {
   type CopyJob,
   keepers,
@@ -230,7 +231,7 @@ test('a snapshot that this process holds already is the one that is copied', asy
   await target.query(LEDGER_SCHEMA);
   const digest = await tableDigest(source, 'public.a');
   const held = await holdGeneration(
-    { source: job.source, target, shadowId: SHADOW_ID },
+    { source: job.source, target, shadowId: SHADOW_ID, failpoints: NO_FAILPOINTS },
     await takeSnapshot(job.source),
   );
   await source.query('DELETE FROM public.a');

@@ -11,6 +11,7 @@ import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { openWireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
+import { NO_FAILPOINTS } from '#src/lib/failpoint.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import type { EmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 import {
@@ -81,7 +82,12 @@ test('a part that two connections copy, since a COMMIT got lost on its way back,
   await using source = await createTestDatabase(18, schema + ROWS);
   await using target = await createTestDatabase(18, schema + LEDGER_SCHEMA);
   const held = await holdGeneration(
-    { source: source.endpoint, target: target.session, shadowId: SHADOW_ID },
+    {
+      source: source.endpoint,
+      target: target.session,
+      shadowId: SHADOW_ID,
+      failpoints: NO_FAILPOINTS,
+    },
     await takeSnapshot(source.endpoint),
   );
   const [table] = await readTables(source.session, EVERYTHING);

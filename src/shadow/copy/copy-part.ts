@@ -50,6 +50,7 @@ export async function copyPart(pair: CopyPair, job: PartJob): Promise<Counts> {
     await Promise.all([target.query('ROLLBACK'), source.query('ROLLBACK')]);
     return copied;
   }
+  job.failpoints.hit('copy.afterClaim');
   const counts = await transfer(pair, job);
   job.failpoints.hit('copy.afterSourceCopy');
   await target.query(recordPartSql(keyOf(job), counts));

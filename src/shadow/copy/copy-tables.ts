@@ -8,6 +8,7 @@ import {
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Table } from '#src/core/table.ts';
 import { openSession } from '#src/db/postgres/connection/session.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 
 import {
   readRelations,
@@ -45,6 +46,7 @@ export type TablesDeps = RetryDeps & {
   readonly onLedger: LedgerSession['run'];
   readonly generations: LiveGenerations;
   readonly progress: CopyProgress;
+  readonly failpoints: Failpoints;
 };
 
 type Size = { readonly pages: number; readonly sourceBytes: number };
@@ -135,7 +137,9 @@ async function beginFresh(deps: TablesDeps, tables: readonly Table[]): Promise<B
     table,
     cut: cutTable(sizes.get(table.oid) ?? { pages: 0, sourceBytes: 0 }, partBytes),
   }));
+  deps.failpoints.hit('copy.beforeStart');
   await deps.onLedger(async (target) => recordStart(target, deps.shadowId, held, started));
+  deps.failpoints.hit('copy.afterStart');
   return started.map(({ table, cut }) => begin(deps, { table, held, restarts: 0 }, cut));
 }
 
@@ -150,7 +154,9 @@ async function beginAgain(
   const partBytes = deps.partBytes ?? choosePartBytes(size.sourceBytes, deps.jobs);
   const cut = cutTable(size, partBytes);
   const held = await deps.generations.newerThan(lostGeneration);
+  deps.failpoints.hit('copy.beforeRestart');
   await deps.onLedger(async (target) => recordRestart(target, deps.shadowId, held, { table, cut }));
+  deps.failpoints.hit('copy.afterRestart');
   return begin(deps, { table, held, restarts: 0 }, cut);
 }
 

@@ -98,7 +98,9 @@ async function copyOnce(
     });
     await Promise.allSettled(workers);
     signal.throwIfAborted();
+    run.failpoints.hit('copy.beforeEnd');
     await generations.endAll();
+    run.failpoints.hit('copy.afterEnd');
     run.progress.flush();
     return run.progress.totals();
   } catch (error) {
@@ -183,7 +185,9 @@ async function copyOne(
 
 async function finishTable(run: Run, tableRun: TableRun): Promise<void> {
   const { table, held } = tableRun;
+  run.failpoints.hit('copy.beforeFinish');
   await run.onLedger(async (target) => recordCopied(target, run.shadowId, table, held.generation));
+  run.failpoints.hit('copy.afterFinish');
   assert(run.unfinished.delete(tableRun), 'a table finishes once');
   run.progress.finish(table);
   // Older snapshots only: a table that starts again may have taken a newer one a moment ago.

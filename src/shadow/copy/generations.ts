@@ -1,6 +1,7 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 
 import { readSnapshots, type RecordedSnapshot, recordSnapshot } from './copy-ledger.ts';
 import {
@@ -28,6 +29,7 @@ export type GenerationOptions = {
   readonly target: Session;
   readonly shadowId: string;
   readonly graceMs?: number;
+  readonly failpoints: Failpoints;
 };
 
 /**
@@ -44,7 +46,9 @@ export async function holdGeneration(
     const recorded = await readSnapshots(options.target, options.shadowId);
     const generation = Math.max(0, ...recorded.map((one) => one.generation)) + 1;
     const held = { ...hold, generation, lsn: taken.lsn };
+    options.failpoints.hit('copy.beforeHold');
     await recordSnapshot(options.target, options.shadowId, held);
+    options.failpoints.hit('copy.afterHold');
     await taken.release();
     return held;
   } catch (error) {
@@ -67,7 +71,9 @@ export async function adoptGeneration(
   if (hold === undefined) return undefined;
   try {
     const held = { ...hold, generation: recorded.generation, lsn: recorded.lsn };
+    options.failpoints.hit('copy.beforeAdopt');
     await recordSnapshot(options.target, options.shadowId, held);
+    options.failpoints.hit('copy.afterAdopt');
     // Only now: until the new ids are on record, the old keepers are what a crash falls back to.
     await endKeepers(options, recorded.backendPids);
     return held;

@@ -149,6 +149,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
   await noticeLostClient(connection);
   if (shadow.originName !== undefined) {
     await setupOrigin(connection, shadow.originName, clock, signal);
+    deps.failpoints.hit('apply.afterOrigin');
   }
   // Only now: whoever held the origin before has ended, and what it committed counts.
   const start = shadow.consistentLsn ?? lsn(0n);
@@ -161,6 +162,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
     shadowId: shadow.shadowId,
     epoch: deps.epoch,
     progress: { kind: shadow.originName === undefined ? 'table' : 'origin' },
+    failpoints: deps.failpoints,
   });
   const loop = new ApplyLoop(
     {
@@ -269,7 +271,9 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
   });
+  deps.failpoints.hit('stop.beforeRecord');
   await stopRelation(target, shadow.shadowId, sourceOid, tableStop(error, at));
+  deps.failpoints.hit('stop.afterRecord');
   deps.log.error({ code: error.code, relation: sourceOid }, 'a table was stopped');
   deps.report({
     type: 'notice',

@@ -107,7 +107,10 @@ export class ApplyLoop {
   async #block(block: SpoolBlock, signal: AbortSignal): Promise<void> {
     switch (block.kind) {
       case 'messages':
-        return this.#transactions.messages(block, signal);
+        this.#deps.failpoints.hit('apply.beforeDecode');
+        await this.#transactions.messages(block, signal);
+        this.#deps.failpoints.hit('apply.afterDecode');
+        return undefined;
       case 'relations':
         return this.#transactions.relations(block);
       case 'reset':

@@ -86,6 +86,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
 
   // Before anything is applied: it would pass the fences that an earlier run kept.
   await voidRequests(requests, shadow.shadowId);
+  deps.failpoints.hit('request.afterVoid');
   const applied = await readProgress(target, shadow, names.consistentLsn);
   const slot = await readSlot(source, names.slotName);
   if (slot === undefined || slot.invalidation !== undefined) {
@@ -145,7 +146,18 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     serving: async (signal) => {
       const { shadowId } = shadow;
       const { onFence } = deps;
-      await serveRequests({ target: requests, shadowId, gate, clock, nudge, onFence }, signal);
+      await serveRequests(
+        {
+          target: requests,
+          shadowId,
+          gate,
+          clock,
+          nudge,
+          onFence,
+          failpoints: deps.failpoints,
+        },
+        signal,
+      );
     },
     [Symbol.asyncDispose]: async () => resources.disposeAsync(),
   };

@@ -4,6 +4,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 import { readLsn, readSlot, type SlotState } from '#src/db/postgres/replication/slot.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
@@ -32,6 +33,7 @@ export type MonitorDeps = {
   readonly meter: LagMeter;
   readonly clock: Clock;
   readonly report: Report;
+  readonly failpoints: Failpoints;
 };
 
 const TICK_MS = 1_000;
@@ -106,6 +108,7 @@ async function watchSource(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
     const now = clock.now();
     if (now - heartbeatMs >= HEARTBEAT_MS) {
       await sendHeartbeat(source, shadow.shadowId, now);
+      deps.failpoints.hit('monitor.afterHeartbeat');
       heartbeatMs = now;
     }
     await publication.check(source);
@@ -161,7 +164,9 @@ async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
         sourceWalBytes: retainedBytes,
         sourceWalBytesMax: shadow.sourceWalBytesMax,
       };
+      deps.failpoints.hit('monitor.beforePosition');
       await recordPosition(target, shadow.shadowId, lag, meter.sourceWalRate);
+      deps.failpoints.hit('monitor.afterPosition');
       // That commit was flushed, and so is every commit before it, the applied ones included.
       await spool.trim(applied);
       report({ type: 'lag', ...lag });

@@ -1,6 +1,7 @@
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import type { Clock } from '#src/lib/clock.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 
 import type { ApplyGate } from './apply-gate.ts';
@@ -23,6 +24,7 @@ export type RequestsDeps = {
   readonly nudge: () => Promise<void>;
   /** What must be done for the target besides applying, before a fence counts as reached. */
   readonly onFence: () => Promise<void>;
+  readonly failpoints: Failpoints;
 };
 
 /** At the latest, requests are looked at this often: a NOTIFY may be lost with a connection. */
@@ -178,12 +180,14 @@ async function answer(
   state: string,
   held?: Lsn,
 ): Promise<boolean> {
-  const { target, shadowId } = deps;
+  const { target, shadowId, failpoints } = deps;
+  failpoints.hit('request.beforeAnswer');
   const touched = await target.execute(
     `UPDATE understudy.request SET state = $2, held_lsn = coalesce($3::pg_lsn, held_lsn)
       WHERE request_id = $1 AND state = $4`,
     [request.requestId, state, held === undefined ? null : formatLsn(held), request.state],
   );
+  failpoints.hit('request.afterAnswer');
   await target.query('SELECT pg_catalog.pg_notify($1, $2)', [requestChannel(shadowId), state]);
   return touched === 1;
 }

@@ -105,7 +105,9 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
       warn(options, `${nameOf(table.table)} is made otherwise on the target and was not repaired`);
       continue;
     }
+    options.failpoints.hit('repair.beforeTable');
     const mended = await repairTable(pair, wires, { ...table, chunks });
+    options.failpoints.hit('repair.afterTable');
     if (mended === undefined) {
       warn(
         options,
@@ -121,6 +123,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   options.failpoints.hit('repair.afterCommit');
   await fence?.released();
   await leaveMoment([pair]);
+  options.failpoints.hit('repair.beforeSequences');
   await raiseSequences(control, sequences);
   const where = moment.lsn === undefined ? '' : ` at ${formatLsn(moment.lsn)}`;
   options.report({ type: 'notice', level: 'info', message: `repaired ${rows} rows${where}` });

@@ -141,6 +141,7 @@ class Verification {
     const scope = work.some(({ chunks }) => chunks !== undefined) ? 'incremental' : 'full';
     const verificationId =
       shadowId === undefined ? undefined : await startVerification(this.#control, shadowId, scope);
+    this.#options.failpoints.hit('verify.afterStart');
     await this.#compareAll(work, moment, marks);
     await leaveMoment(this.#pairs);
     return await this.#conclude(scope, moment, verificationId);
@@ -231,7 +232,9 @@ class Verification {
     const { shadowId } = this.#options;
     if (shadowId === undefined || lsn === undefined || !isMarked) return;
     const { oid } = table;
+    this.#options.failpoints.hit('verify.beforeRecord');
     await recordTable(this.#control, { ...outcome, shadowId, oid, lsn, marks });
+    this.#options.failpoints.hit('verify.afterRecord');
   }
 
   async #conclude(
@@ -255,7 +258,9 @@ class Verification {
       stopped: this.#stopped,
     };
     if (verificationId !== undefined) {
+      this.#options.failpoints.hit('verify.beforeFinish');
       await finishVerification(this.#control, verificationId, verdict);
+      this.#options.failpoints.hit('verify.afterFinish');
     }
     for (const caveat of verdict.caveats) this.#notice(caveat);
     const { caveats: _, listed: __, different: ___, stopped: ____, ...event } = verdict;

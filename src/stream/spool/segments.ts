@@ -3,6 +3,7 @@ import { unlink } from 'node:fs/promises';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import type { Failpoints } from '#src/lib/failpoint.ts';
 
 import { fileError, segmentPath } from './files.ts';
 import { Changes } from './signals.ts';
@@ -18,14 +19,16 @@ export class Segments {
   readonly changes = new Changes();
   /** Set once the spool cannot be written any more in this process; readers stop too. */
   broken: Error | undefined;
+  readonly #failpoints: Failpoints;
   readonly #writtenBytes = new Map<number, number>();
   readonly #readers = new Set<{ readonly segment: number }>();
   #bytes = 0;
   #last = FIRST_SEGMENT - 1;
   #isTrimming = false;
 
-  constructor(directory: string, tracker: TransactionTracker) {
+  constructor(directory: string, tracker: TransactionTracker, failpoints: Failpoints) {
     this.directory = directory;
+    this.#failpoints = failpoints;
     this.tracker = tracker;
   }
 
@@ -95,11 +98,13 @@ export class Segments {
 
   async #remove(segment: number): Promise<void> {
     const path = segmentPath(this.directory, segment);
+    this.#failpoints.hit('spool.beforeTrim');
     await unlink(path).catch((error: unknown) => {
       throw fileError(path, 'remove', error);
     });
     this.#bytes -= this.writtenBytes(segment);
     this.#writtenBytes.delete(segment);
+    this.#failpoints.hit('spool.afterTrim');
     this.tracker.segments.delete(segment);
     this.changes.notify();
   }

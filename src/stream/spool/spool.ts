@@ -2,7 +2,7 @@ import { open, readdir } from 'node:fs/promises';
 
 import type { Lsn } from '#src/core/lsn.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import type { Failpoints } from '#src/lib/failpoint.ts';
+import { type Failpoints, NO_FAILPOINTS } from '#src/lib/failpoint.ts';
 
 import { createDirectory, errnoOf, fileError, type OpenFile } from './files.ts';
 import {
@@ -73,7 +73,6 @@ export type SpoolOptions = {
 const SEGMENT_BYTES = 64 * 1024 * 1024;
 const BLOCK_BYTES = 256 * 1024;
 const QUEUE_BYTES_MAX = 8 * 1024 * 1024;
-const NO_FAILPOINTS: Failpoints = { hit: () => undefined };
 
 /**
  * Open, and recover after a crash. The spool begins with a `reset`.
@@ -82,24 +81,31 @@ const NO_FAILPOINTS: Failpoints = { hit: () => undefined };
  * LEASE_HELD (another process has it open), CONFIG_INVALID (a folder with something else in it).
  */
 export async function openSpool(options: SpoolOptions): Promise<Spool> {
-  const { directory, identity } = options;
+  const { directory, identity, failpoints = NO_FAILPOINTS } = options;
   await using cleanup = new AsyncDisposableStack();
   try {
     await prepareDirectory(directory, options.mode);
     cleanup.use(await lockDirectory(directory));
     const found = await readIdentity(directory);
     if (found) checkIdentity(directory, found, identity);
-    else if (options.mode === 'create') await writeIdentity(directory, identity);
-    else throw missingError(directory);
+    else if (options.mode === 'create') {
+      failpoints.hit('identity.before');
+      await writeIdentity(directory, identity);
+      failpoints.hit('identity.after');
+    } else throw missingError(directory);
 
-    const segments = new Segments(directory, new TransactionTracker(identity.createdLsn));
+    const segments = new Segments(
+      directory,
+      new TransactionTracker(identity.createdLsn),
+      failpoints,
+    );
     const start = await recoverSegments(segments);
     const writer = new SpoolWriter(segments, start, {
       bytesMax: options.bytesMax,
       segmentBytes: options.segmentBytes ?? SEGMENT_BYTES,
       blockBytes: options.blockBytes ?? BLOCK_BYTES,
       queueBytesMax: options.queueBytesMax ?? QUEUE_BYTES_MAX,
-      failpoints: options.failpoints ?? NO_FAILPOINTS,
+      failpoints,
       openFile: options.openFile ?? open,
     });
     cleanup.defer(async () => writer.close());

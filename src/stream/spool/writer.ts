@@ -209,6 +209,7 @@ export class SpoolWriter {
       await previous.handle.close();
     }
     const path = segmentPath(directory, segment);
+    this.#options.failpoints.hit('spool.beforeCut');
     try {
       // Not exclusive: a repetition after a full disk finds the empty file of the first attempt.
       const handle = await this.#options.openFile(path, 'w', FILE_MODE);
@@ -227,6 +228,7 @@ export class SpoolWriter {
     const offset = this.#writtenBytes(segment);
     const durableBytes = this.#durableBytes;
     sealBlock(buffer, { ...block, sequence: this.#sequence, durableBytes });
+    this.#options.failpoints.hit('spool.beforeWrite');
     let done = 0;
     try {
       while (done < buffer.length) {

@@ -56,6 +56,10 @@ export class ApplyPipeline {
   readonly expectations: Expectation[] = [];
   /** ReadyForQuery messages to wait for. */
   answers = 0;
+  /** How rows are sent, for failpoints. */
+  readonly shapes = new Set<'arrays' | 'copy' | 'row'>();
+  /** It ends the transaction. */
+  commits = false;
 
   readonly #to: MessageWriter;
   readonly #prepared: PreparedStatements;
@@ -155,6 +159,7 @@ export class ApplyPipeline {
       writeQuery(this.#to, copyIn(table));
       writeCopyRows(this.#to, entries, table.format);
       this.#to.bytes(copyDone());
+      this.shapes.add('copy');
       this.expectations.push({ kind: 'rows', table, rows: entries.length });
       this.answers += 1;
       return;
@@ -193,6 +198,7 @@ export class ApplyPipeline {
       this.#execute({ kind: 'rows', table, rows: some.length });
     }
     this.#arrays.clear();
+    this.shapes.add('arrays');
   }
 
   #one(
@@ -205,6 +211,7 @@ export class ApplyPipeline {
     writeRowParameters(this.#to, { bytes, at: key }, statement.beforeIndexes, table.format);
     writeRowParameters(this.#to, { bytes, at: row }, statement.indexes, table.format);
     this.#execute({ kind: 'rows', table, rows: 1 });
+    this.shapes.add('row');
   }
 
   #bind(table: ApplyTable, statement: PreparedStatement): void {

@@ -3,6 +3,7 @@ import { quoteLiteral, quoteTable } from '#src/core/table.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import { type Failpoints, NO_FAILPOINTS } from '#src/lib/failpoint.ts';
 import { ArrayParameters } from '#src/wire/postgres/apply-encoder.ts';
 import {
   BACKEND,
@@ -76,6 +77,7 @@ export class ApplySession {
   readonly #shadowId: string;
   readonly #epoch: bigint;
   readonly #progress: ProgressKind;
+  readonly #failpoints: Failpoints;
   readonly #prepared = new PreparedStatements();
   readonly #arrays = new ArrayParameters();
   readonly #walker = new FrameWalker();
@@ -88,11 +90,13 @@ export class ApplySession {
     readonly shadowId: string;
     readonly epoch: bigint;
     readonly progress: ProgressKind;
+    readonly failpoints?: Failpoints;
   }) {
     this.#connection = options.connection;
     this.#shadowId = options.shadowId;
     this.#epoch = options.epoch;
     this.#progress = options.progress;
+    this.#failpoints = options.failpoints ?? NO_FAILPOINTS;
   }
 
   /** Apply a batch in the open transaction, or in a new one. */
@@ -105,7 +109,9 @@ export class ApplySession {
       if (!ORDER_SQLSTATES.has(error.server.code)) throw error.toOperatorError();
       await this.#query(ROLL_BACK_BATCH);
       await this.#forgetStatements();
+      this.#failpoints.hit('apply.beforeExact');
       await this.#applyExact(batch);
+      this.#failpoints.hit('apply.afterExact');
     }
   }
 
@@ -115,6 +121,7 @@ export class ApplySession {
     this.#begin(pipeline, []);
     for (const statement of commit.statements) pipeline.query([statement]);
     pipeline.query([[this.#progressStatement(commit), { kind: 'progress' }], 'COMMIT']);
+    pipeline.commits = true;
     await this.#run(pipeline).catch(asOperatorError);
     this.#inTransaction = false;
     this.#hasSavepoint = false;
@@ -170,6 +177,7 @@ export class ApplySession {
    */
   async #truncate(tables: readonly ApplyTable[]): Promise<void> {
     if (tables.length === 0) return;
+    this.#failpoints.hit('apply.beforeTruncate');
     const names = tables.map((table) => `${quoteLiteral(quoteTable(table.name))}::regclass`);
     const list = `ARRAY[${names.join(', ')}]::oid[]`;
     try {
@@ -188,6 +196,7 @@ export class ApplySession {
       if (sqlstate === '' || isOtherClass(sqlstate)) throw error;
       throw await this.#truncateError(tables, sqlstate);
     }
+    this.#failpoints.hit('apply.afterTruncate');
   }
 
   /** The statement names several tables: the one that is gone is meant, or else the first. */
@@ -253,10 +262,9 @@ export class ApplySession {
   async #run(pipeline: ApplyPipeline): Promise<void> {
     pipeline.sync();
     if (pipeline.answers === 0) return;
-    const [outcome] = await Promise.all([
-      this.#receive(pipeline),
-      this.#connection.write(pipeline.take()),
-    ]);
+    this.#beforeShapes(pipeline);
+    const [outcome] = await Promise.all([this.#receive(pipeline), this.#send(pipeline)]);
+    this.#afterShapes(pipeline);
     const { error, rows } = outcome;
     if (error !== undefined) {
       const expectation = pipeline.expectations[rows.length];
@@ -270,6 +278,23 @@ export class ApplySession {
       const missing = expectation.rows - (rows[i] ?? 0);
       throw diverged(expectation.table, `${missing} of ${expectation.rows} rows are not there`);
     });
+  }
+
+  async #send(pipeline: ApplyPipeline): Promise<void> {
+    await this.#connection.write(pipeline.take());
+    if (pipeline.commits) this.#failpoints.hit('apply.commitSent');
+  }
+
+  #beforeShapes({ shapes }: ApplyPipeline): void {
+    if (shapes.has('arrays')) this.#failpoints.hit('apply.beforeArrays');
+    if (shapes.has('copy')) this.#failpoints.hit('apply.beforeCopy');
+    if (shapes.has('row')) this.#failpoints.hit('apply.beforeRow');
+  }
+
+  #afterShapes({ shapes }: ApplyPipeline): void {
+    if (shapes.has('arrays')) this.#failpoints.hit('apply.afterArrays');
+    if (shapes.has('copy')) this.#failpoints.hit('apply.afterCopy');
+    if (shapes.has('row')) this.#failpoints.hit('apply.afterRow');
   }
 
   /** The first error, and how many rows each statement before it touched. */
