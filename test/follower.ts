@@ -6,7 +6,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { lsn, parseLsn } from '#src/core/lsn.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
-import { EVERYTHING } from '#src/core/selection.ts';
+import { EVERYTHING, type Selection } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { createLogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
@@ -40,6 +40,15 @@ const CATCH_UP_MS = 30_000;
 export type FollowOptions = {
   /** When the target's tables differ from the source's. */
   readonly targetDdl?: string;
+  /** Everything, when undefined. */
+  readonly selection?: Selection;
+  /** Another than the shared server. */
+  readonly sourceServer?: Endpoint;
+  /**
+   * Whether the source streams transactions before they commit, from 64 kB on. A setting of the
+   * walsender's: what a writer sets in its own session says nothing.
+   */
+  readonly isStreamed?: boolean;
   /** Before following begins; the endpoints to follow with, such as those of another role. */
   readonly prepare?: (
     source: TestDatabase,
@@ -57,7 +66,14 @@ export async function followPair(
   options: FollowOptions = {},
 ): Promise<FollowedPair> {
   await using owned = new AsyncDisposableStack();
-  const source = owned.use(await createTestDatabase(versions[0], ddl));
+  const { sourceServer, isStreamed = false, selection = EVERYTHING } = options;
+  const elsewhere = sourceServer === undefined ? {} : { server: sourceServer };
+  const source = owned.use(await createTestDatabase(versions[0], ddl, elsewhere));
+  if (isStreamed) {
+    await source.session.query(
+      `ALTER DATABASE ${source.name} SET logical_decoding_work_mem = '64kB'`,
+    );
+  }
   const target = owned.use(await createTestDatabase(versions[1], options.targetDdl ?? ddl));
   const endpoints = {
     source: source.endpoint,
@@ -70,7 +86,7 @@ export async function followPair(
   );
   const spoolDirectory = await mkdtemp(join(tmpdir(), 'understudy-spool-'));
   owned.defer(async () => rm(spoolDirectory, { recursive: true, force: true }));
-  const { shadow, epoch } = await registerShadow(source, control, spoolDirectory);
+  const { shadow, epoch } = await registerShadow({ source, control, spoolDirectory, selection });
 
   const events: ProgressEvent[] = [];
   const follower = owned.use(
@@ -115,13 +131,15 @@ export async function followPair(
   };
 }
 
-async function registerShadow(
-  source: TestDatabase,
-  control: Session,
-  spoolDirectory: string,
-): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
+async function registerShadow(parts: {
+  readonly source: TestDatabase;
+  readonly control: Session;
+  readonly spoolDirectory: string;
+  readonly selection: Selection;
+}): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
+  const { source, control, spoolDirectory, selection } = parts;
   const shadowId = source.name.slice(-8);
-  const tables = await readTables(source.session, EVERYTHING);
+  const tables = await readTables(source.session, selection);
   const name = `understudy_${shadowId}`;
   const publication = await createPublication({ session: source.session, name, tables });
   await using slot = await createLogicalSlot({
@@ -166,6 +184,28 @@ async function catchUp(
 async function timeout(ms: number): Promise<never> {
   await wait(ms, undefined, { ref: false });
   throw new Error('the follower did not catch up');
+}
+
+/** How many transactions the source has sent before they committed. */
+export async function streamedTransactions(pair: FollowedPair): Promise<number> {
+  const [row] = await pair.source.session.query(
+    'SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = $1',
+    [pair.shadow.slotName ?? ''],
+  );
+  return Number(row?.['stream_txns'] ?? 0);
+}
+
+/** Backends of ours that were ended, by their application_name without the shadow's id. */
+export async function endBackends(
+  { shadow, source, target }: FollowedPair,
+  part: 'receive' | 'apply',
+): Promise<number> {
+  const { session } = part === 'receive' ? source : target;
+  const rows = await session.query(
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1`,
+    [`understudy ${shadow.shadowId} ${part}`],
+  );
+  return rows.length;
 }
 
 /** The tables that differ once everything is applied. */

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 
 import { openSession } from '#src/db/postgres/connection/session.ts';
-import { differences, followPair } from '#test/follower.ts';
+import { differences, followPair, streamedTransactions } from '#test/follower.ts';
 
 const PAIRS = [
   [14, 18],
@@ -104,9 +104,9 @@ describe.each(PAIRS)('following %i to %i', (...versions) => {
     await using pair = await followPair(
       versions,
       `CREATE TABLE public.big (id int PRIMARY KEY, filler text); CREATE TABLE public.small (id int PRIMARY KEY)`,
+      { isStreamed: true },
     );
     const { session } = pair.source;
-    await session.query(`SET logical_decoding_work_mem = '64kB'`);
     await session.query('BEGIN');
     await session.query(
       `INSERT INTO public.big SELECT i, repeat('x', 900) FROM generate_series(1, 20000) i`,
@@ -123,5 +123,6 @@ describe.each(PAIRS)('following %i to %i', (...versions) => {
     await other.query(`INSERT INTO public.small VALUES (1)`);
     await session.query('COMMIT');
     expect(await differences(pair, 'public.big', 'public.small')).toEqual([]);
+    expect(await streamedTransactions(pair)).toBeGreaterThan(0);
   });
 });

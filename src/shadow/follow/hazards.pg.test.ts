@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 
 import { openSession } from '#src/db/postgres/connection/session.ts';
-import { differences, followPair } from '#test/follower.ts';
+import { differences, followPair, streamedTransactions } from '#test/follower.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
 const PAIRS: readonly (readonly [TestVersion, TestVersion])[] = [
@@ -264,6 +264,7 @@ test('streams that interleave, and roll back to savepoints, beside small transac
   await using pair = await followPair(
     [18, 18],
     `CREATE TABLE public.big (id int PRIMARY KEY, v text); CREATE TABLE public.small (id int PRIMARY KEY)`,
+    { isStreamed: true },
   );
   const sessions = await Promise.all(
     [0, 1, 2].map(async () =>
@@ -272,7 +273,6 @@ test('streams that interleave, and roll back to savepoints, beside small transac
   );
   try {
     for (const [i, session] of sessions.entries()) {
-      await session.query(`SET logical_decoding_work_mem = '64kB'`);
       await session.query('BEGIN');
       await session.query(
         `INSERT INTO public.big SELECT ${i} + 3 * n, 'a' FROM generate_series(1, 2000) n`,
@@ -299,4 +299,5 @@ test('streams that interleave, and roll back to savepoints, beside small transac
     for (const session of sessions) await session[Symbol.asyncDispose]();
   }
   expect(await differences(pair, 'public.big', 'public.small')).toEqual([]);
+  expect(await streamedTransactions(pair)).toBeGreaterThan(2);
 });

@@ -158,10 +158,9 @@ test.each<readonly [TestVersion, TestVersion]>([
   [14, 18],
   [18, 18],
 ])('lost connections on both sides change nothing, from %i to %i', async (...versions) => {
-  await using pair = await followPair(versions, ITEM);
+  await using pair = await followPair(versions, ITEM, { isStreamed: true });
   const { session } = pair.source;
   const { shadowId } = pair.shadow;
-  await session.query(`SET logical_decoding_work_mem = '64kB'`);
   for (let round = 0; round < 5; round++) {
     const from = 5_000 * round;
     await session.query(
