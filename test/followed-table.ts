@@ -50,6 +50,7 @@ export function testFollowedTable(table: TestTable): FollowedTable {
           typeModifier: -1,
           isArray: false,
           isCastInput: true,
+          hasKnownLength: true,
           equality: '=',
         },
       ]),

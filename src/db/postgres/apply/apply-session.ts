@@ -15,7 +15,7 @@ import {
 import type { ChangeBatch } from '#src/wire/postgres/change-batch.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
-import { TAG } from '#src/wire/postgres/pgoutput.ts';
+import { isKeyless } from '#src/wire/postgres/net-entry.ts';
 
 import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
@@ -46,6 +46,9 @@ const WRITER_BYTES_KEPT = 32 * 1024 * 1024;
 
 /** Prepared statements are forgotten beyond this number, for the memory of the server. */
 const PREPARED_MAX = 1_000;
+
+/** Temporary tables are dropped beyond this number, since each commit empties all of them. */
+const STAGED_MAX = 100;
 
 /** unique_violation and exclusion_violation: the two that an order can cause. */
 const ORDER_SQLSTATES = new Set(['23505', '23P01']);
@@ -81,6 +84,9 @@ export class ApplySession {
   readonly #prepared = new PreparedStatements();
   readonly #arrays = new ArrayParameters();
   readonly #walker = new FrameWalker();
+  /** Tables of which rows were staged in this transaction, and by this session. */
+  readonly #staged = new Set<number>();
+  readonly #stagedEver = new Set<number>();
   #writer = new MessageWriter();
   #inTransaction = false;
   #hasSavepoint = false;
@@ -102,8 +108,9 @@ export class ApplySession {
   /** Apply a batch in the open transaction, or in a new one. */
   async apply(batch: ChangeBatch<ApplyTable>): Promise<void> {
     if (this.#prepared.count > PREPARED_MAX) await this.#forgetStatements();
+    if (!this.#inTransaction && this.#stagedEver.size > STAGED_MAX) await this.#forgetStaged();
     try {
-      await this.#applyNet(batch);
+      await this.#applySteps(batch);
     } catch (error) {
       if (!(error instanceof RefusedStatement)) throw error;
       if (!ORDER_SQLSTATES.has(error.server.code)) throw error.toOperatorError();
@@ -123,19 +130,24 @@ export class ApplySession {
     pipeline.query([[this.#progressStatement(commit), { kind: 'progress' }], 'COMMIT']);
     pipeline.commits = true;
     await this.#run(pipeline).catch(asOperatorError);
-    this.#inTransaction = false;
-    this.#hasSavepoint = false;
+    this.#ended();
   }
 
   async rollback(): Promise<void> {
     if (!this.#inTransaction) return;
-    this.#inTransaction = false;
-    this.#hasSavepoint = false;
+    this.#ended();
     await this.#query('ROLLBACK');
     await this.#forgetStatements();
   }
 
-  async #applyNet(batch: ChangeBatch<ApplyTable>): Promise<void> {
+  #ended(): void {
+    this.#inTransaction = false;
+    this.#hasSavepoint = false;
+    for (const oid of this.#staged) this.#stagedEver.add(oid);
+    this.#staged.clear();
+  }
+
+  async #applySteps(batch: ChangeBatch<ApplyTable>): Promise<void> {
     let pipeline = this.#pipeline();
     const release = this.#hasSavepoint ? [`RELEASE ${SAVEPOINT}`] : [];
     this.#begin(pipeline, [...release, SAVEPOINT]);
@@ -154,18 +166,33 @@ export class ApplySession {
     await this.#run(pipeline);
   }
 
+  /**
+   * No table's rows depend on another's, so those without a key may come last. Their net changes have no
+   * other order: what leaves a table goes before what comes, so that no unique value is there twice.
+   */
   async #applyExact(batch: ChangeBatch<ApplyTable>): Promise<void> {
     let pipeline = this.#pipeline();
     for (const change of batch.history) {
-      if (change.tag === TAG.truncate && 'tables' in change) {
+      if ('tables' in change) {
         await this.#run(pipeline).catch(asOperatorError);
-        await this.#truncate(change.tables);
+        await this.#truncate(change.tables.filter((table) => !isKeyless(table)));
         pipeline = this.#pipeline();
-      } else if ('table' in change) {
+      } else {
         pipeline.row(change);
         if (pipeline.bytes < REPLAY_BYTES) continue;
         await this.#run(pipeline).catch(asOperatorError);
         pipeline = this.#pipeline();
+      }
+    }
+    for (const step of batch.steps) {
+      if (step.kind === 'truncate') {
+        await this.#run(pipeline).catch(asOperatorError);
+        await this.#truncate(step.tables.filter(isKeyless));
+        pipeline = this.#pipeline();
+      } else if (step.kind === 'net') {
+        for (const changes of step.tables.values()) {
+          if (isKeyless(changes.table)) pipeline.net(changes);
+        }
       }
     }
     await this.#run(pipeline).catch(asOperatorError);
@@ -202,8 +229,7 @@ export class ApplySession {
   /** The statement names several tables: the one that is gone is meant, or else the first. */
   async #truncateError(tables: readonly ApplyTable[], sqlstate: string): Promise<unknown> {
     await this.#query('ROLLBACK');
-    this.#inTransaction = false;
-    this.#hasSavepoint = false;
+    this.#ended();
     let culprit = tables[0];
     for (const table of tables) {
       const name = quoteLiteral(quoteTable(table.name));
@@ -218,7 +244,12 @@ export class ApplySession {
   #pipeline(): ApplyPipeline {
     if (this.#writer.length > WRITER_BYTES_KEPT) this.#writer = new MessageWriter();
     this.#writer.reset();
-    return new ApplyPipeline(this.#writer, this.#prepared, this.#arrays);
+    return new ApplyPipeline({
+      writer: this.#writer,
+      prepared: this.#prepared,
+      arrays: this.#arrays,
+      staged: this.#staged,
+    });
   }
 
   /** Begin a transaction with the lease if none is open, and run the statements that follow. */
@@ -250,6 +281,11 @@ export class ApplySession {
   async #forgetStatements(): Promise<void> {
     this.#prepared.clear();
     await this.#query('DEALLOCATE ALL');
+  }
+
+  async #forgetStaged(): Promise<void> {
+    this.#stagedEver.clear();
+    await this.#query('DISCARD TEMPORARY');
   }
 
   /** A statement of ours between pipelines. Rows of its only result. */

@@ -6,7 +6,6 @@ import type { Column, Table, TableName } from '#src/core/table.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 
 const unsupportedReason = z.enum([
-  'inheritance', // parent or child of INHERITS, not of a partition tree
   'unlogged', // writes no WAL, so nothing can be followed
   'foreign', // its rows are elsewhere
 ]);
@@ -32,7 +31,8 @@ export type SelectedRelations = {
 export type PartitionedTable = TableName & { readonly oid: number; readonly isRoot: boolean };
 
 /**
- * The tables that hold the selected rows: ordinary tables and leaf partitions of the user's schemas.
+ * The tables that hold the selected rows: ordinary tables, those of inheritance trees each by itself, and
+ * leaf partitions of the user's schemas.
  * Neither ours (`understudy`) nor an extension's own. What cannot be copied is left out here and named
  * by `readRelations`.
  *
@@ -81,11 +81,7 @@ export const USER_RELATIONS = `
 const NAMES_SQL = `
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, p.inhparent,
        CASE WHEN c.relkind = 'f' THEN 'foreign'
-            WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN 'unlogged'
-            WHEN c.relkind = 'r' AND EXISTS (
-                   SELECT FROM pg_catalog.pg_inherits i
-                    WHERE i.inhparent = c.oid OR (i.inhrelid = c.oid AND NOT c.relispartition))
-            THEN 'inheritance' END AS reason
+            WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN 'unlogged' END AS reason
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_inherits p ON p.inhrelid = c.oid AND c.relispartition
@@ -123,7 +119,8 @@ function tableName(row: Row): TableName {
 /**
  * The key is what a change in the stream identifies its row by, so the rules are those of the server's
  * RelationGetReplicaIndex: a deferrable primary key does not count. Under FULL the stream carries the
- * whole old row, and any index that is unique over NOT NULL columns finds it.
+ * whole old row but for generated columns, and any index that is unique over NOT NULL columns finds it;
+ * without such an index the row is named by all of its values.
  */
 const DETAILS_SQL = `
 SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8 AS reltuples,
@@ -159,7 +156,7 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
              WHEN 'i' THEN x.indisreplident
              WHEN 'f' THEN NOT EXISTS (
                SELECT FROM pg_catalog.pg_attribute b
-                WHERE b.attrelid = c.oid AND NOT b.attnotnull
+                WHERE b.attrelid = c.oid AND (NOT b.attnotnull OR b.attgenerated <> '')
                   AND b.attnum = ANY ((x.indkey::pg_catalog.int2[])[0:x.indnkeyatts - 1]))
              ELSE false END
      ORDER BY x.indisprimary DESC, x.indnkeyatts, x.indexrelid
