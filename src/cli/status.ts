@@ -45,6 +45,7 @@ export function statusCommand(shell: Shell, finish: (exitCode: number) => void) 
               slotName: shadow.slotName ?? null,
               spoolDirectory: shadow.spoolDirectory ?? null,
               stop: shadow.stop ?? null,
+              largeObjects: shadow.largeObjects ?? null,
               lag: shadow.lag ?? null,
               sourceWalEtaMs: shadow.sourceWalEtaMs ?? null,
               verification: shadow.verification ?? null,

@@ -76,6 +76,7 @@ export type ProgressEvent =
       readonly rows: number;
       readonly chunksRead: number;
       readonly chunks: number;
+      readonly largeObjects: number;
       readonly differences: number;
       readonly unverified: readonly string[];
       readonly elapsedMs: number;

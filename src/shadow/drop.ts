@@ -148,6 +148,7 @@ const LEDGER_TABLES = [
   'snapshot',
   'relation',
   'part',
+  'large_objects',
   'step',
   'adjustment',
   'progress',

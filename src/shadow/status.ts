@@ -1,5 +1,9 @@
 import type { Lag, Phase } from '#src/core/progress.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
+import {
+  type LargeObjectsRecord,
+  readLargeObjects,
+} from '#src/shadow/large-objects/large-object-ledger.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { hasLedger, readRelationRecords, readShadows } from '#src/shadow/ledger.ts';
 
@@ -23,12 +27,19 @@ export type ShadowStatus = {
   readonly stepsDone: number;
   /** Tables that do not follow, and why: nothing may take them for in sync. */
   readonly stoppedTables: readonly { readonly table: string; readonly reason: string }[];
+  /** Undefined when the selection leaves them out. */
+  readonly largeObjects: LargeObjectsStatus | undefined;
   /** The last known lag ladder, and how old it is; undefined before the first. */
   readonly lag: (Lag & { readonly ageMs: number }) | undefined;
   /** Until the source's WAL reaches its budget at the present rate; undefined when it does not grow. */
   readonly sourceWalEtaMs: number | undefined;
   readonly verification: VerificationStatus | undefined;
 };
+
+export type LargeObjectsStatus = Pick<
+  LargeObjectsRecord,
+  'state' | 'objects' | 'bytes' | 'unreadable' | 'changedAt'
+>;
 
 export type VerificationStatus = {
   readonly scope: string;
@@ -47,6 +58,7 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
     const [counts] = await target.query(COUNTS_SQL, [shadowId]);
     const [position] = await target.query(POSITION_SQL, [shadowId]);
     const [verification] = await target.query(VERIFICATION_SQL, [shadowId]);
+    const largeObjects = await readLargeObjects(target, shadowId);
     const copied = relations.filter(({ state }) => state === 'copied');
     statuses.push({
       shadowId,
@@ -72,6 +84,7 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
           table: `${schema}.${name}`,
           reason: stop?.message ?? '',
         })),
+      largeObjects: largeObjects === undefined ? undefined : largeObjectsOf(largeObjects),
       lag: position === undefined ? undefined : lagOf(position, shadow.sourceWalBytesMax),
       sourceWalEtaMs:
         position === undefined ? undefined : etaOf(position, shadow.sourceWalBytesMax),
@@ -118,6 +131,11 @@ function etaOf(row: Row, sourceWalBytesMax: number): number | undefined {
   const rate = Number(row['source_wal_rate']);
   if (rate <= 0) return undefined;
   return Math.max(0, ((sourceWalBytesMax - Number(row['source_wal_bytes'])) / rate) * 1000);
+}
+
+function largeObjectsOf(record: LargeObjectsRecord): LargeObjectsStatus {
+  const { state, objects, bytes, unreadable, changedAt } = record;
+  return { state, objects, bytes, unreadable, changedAt };
 }
 
 function verificationOf(row: Row): VerificationStatus {

@@ -22,6 +22,7 @@ const FOLLOWING: ShadowStatus = {
   steps: 154,
   stepsDone: 154,
   stoppedTables: [],
+  largeObjects: undefined,
   lag: { ...EXAMPLE_EVENTS.lag, sourceWalBytes: 614_000_000, ageMs: 400 },
   sourceWalEtaMs: 3_600_000,
   verification: {

@@ -1,6 +1,13 @@
 import type { ShadowStatus } from '#src/shadow/status.ts';
 
-import { formatCount, formatDuration, formatPlural, formatTable, printable } from './format.ts';
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatPlural,
+  formatTable,
+  printable,
+} from './format.ts';
 import { behindText, lagText, walText } from './ladder.ts';
 import type { Paint } from './paint.ts';
 
@@ -18,6 +25,7 @@ export function statusLines(status: ShadowStatus, paint: Paint): string[] {
       `${formatCount(status.tablesCopied)} of ${formatPlural(status.tables, 'table')}, ${formatCount(status.rowsCopied)} rows; ` +
         `${formatCount(status.stepsDone)} of ${formatPlural(status.steps, 'step')}`,
     ],
+    ...largeObjectRows(status, paint),
     ...lagRows(status, paint),
     ['  verified', verificationText(status, paint)],
     ...(status.slotName === undefined ? [] : [['  slot', status.slotName]]),
@@ -61,6 +69,22 @@ function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][
     rung('durable', lag.durableLsn),
     rung('applied', lag.appliedLsn),
     ['  source WAL', walText(lag, sourceWalEtaMs)],
+  ];
+}
+
+function largeObjectRows({ largeObjects }: ShadowStatus, paint: Paint): string[][] {
+  if (largeObjects === undefined) return [];
+  const { state, objects, bytes, unreadable, changedAt } = largeObjects;
+  if (objects + unreadable === 0 && changedAt === undefined) return [];
+  const notes = [
+    ...(state === 'copied' ? [] : ['being copied']),
+    ...(unreadable === 0 ? [] : [paint('yellow', `${formatCount(unreadable)} may not be read`)]),
+    changedAt === undefined
+      ? 'unchanged on the source since'
+      : paint('yellow', `may have changed on the source since, seen at ${changedAt}`),
+  ];
+  return [
+    ['  large objects', `${formatCount(objects)} (${formatBytes(bytes)}); ${notes.join('; ')}`],
   ];
 }
 

@@ -99,6 +99,21 @@ CREATE TABLE IF NOT EXISTS understudy.part (
   PRIMARY KEY (shadow_id, source_oid, generation, part)
 );
 
+-- How far the large objects are copied, and what tells whether they have changed since.
+CREATE TABLE IF NOT EXISTS understudy.large_objects (
+  shadow_id     text PRIMARY KEY,
+  state         text NOT NULL DEFAULT 'copying' CHECK (state IN ('copying', 'copied')),
+  fingerprint   text NOT NULL,
+  snapshot      text,
+  copied_oid    bigint NOT NULL DEFAULT 0,
+  copied_offset bigint NOT NULL DEFAULT 0,
+  is_anew       boolean NOT NULL DEFAULT false,
+  objects       bigint NOT NULL DEFAULT 0,
+  bytes         bigint NOT NULL DEFAULT 0,
+  unreadable    bigint NOT NULL DEFAULT 0,
+  changed_at    timestamptz
+);
+
 CREATE TABLE IF NOT EXISTS understudy.step (
   shadow_id text NOT NULL,
   step      integer NOT NULL,

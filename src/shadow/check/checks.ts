@@ -30,6 +30,7 @@ export const CHECKS = {
   'wal-sender-timeout': 'warn',
   'decoding-memory': 'info',
   'large-objects': 'warn',
+  'large-objects-unreadable': 'warn',
   // encoding
   'source-encoding': 'refuse',
   'target-encoding': 'refuse',
@@ -69,6 +70,7 @@ export const CHECKS = {
   'target-origin': 'info',
   'target-origin-free': 'refuse',
   'target-object-exists': 'refuse',
+  'target-large-objects': 'refuse',
   'target-sessions': 'warn',
   'target-event-trigger': 'warn',
   'target-disk': 'info',

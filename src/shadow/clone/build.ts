@@ -14,6 +14,12 @@ import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
 import {
+  copyLargeObjects,
+  prepareLargeObjects,
+} from '#src/shadow/large-objects/copy-large-objects.ts';
+import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
+import { createLargeObjectWatch } from '#src/shadow/large-objects/watch-large-objects.ts';
+import {
   readRelationRecords,
   type ShadowRecord,
   type ShadowUpdate,
@@ -105,7 +111,9 @@ class Run {
       return { ...taken, release: async () => undefined };
     };
     await this.#restoreSchema(undefined, signal);
+    await this.#prepareLargeObjects();
     await this.#copy([], takeSnapshot, signal);
+    await this.#copyLargeObjects(sourceSnapshot === undefined ? [] : [sourceSnapshot], signal);
     await this.#steps([...KEY_STAGES, ...ROW_STAGES], signal);
     await this.#syncSequences();
     await onInStep({ shadowId, sourceSnapshot });
@@ -176,6 +184,8 @@ class Run {
   async #copyFollowed(snapshot: HeldSnapshot | undefined, signal: AbortSignal): Promise<void> {
     const { source } = this.#options;
     const { shadowId } = this.#shadow;
+    // First, since the copy of the tables gives the snapshots up when it is done.
+    await this.#copyLargeObjects(snapshot?.exported ?? [], signal);
     await this.#copy(
       snapshot === undefined ? [] : [snapshot],
       async () => takeSlotSnapshot({ ...this.#deps, source, shadowId, signal }),
@@ -216,6 +226,22 @@ class Run {
     this.#deps.failpoints.hit('chunking.before');
     await planChunking({ source: session, target: control, shadowId, tables });
     this.#deps.failpoints.hit('chunking.after');
+  }
+
+  async #prepareLargeObjects(): Promise<void> {
+    const { shadowId, selection } = this.#shadow;
+    if (!includesLargeObjects(selection)) return;
+    const sessions = await this.#openBoth('large objects');
+    await using source = sessions.source;
+    await using target = sessions.target;
+    await prepareLargeObjects(source, target, shadowId);
+  }
+
+  async #copyLargeObjects(exported: readonly string[], signal: AbortSignal): Promise<void> {
+    const { shadowId, selection } = this.#shadow;
+    if (!includesLargeObjects(selection)) return;
+    const { source, target } = this.#options;
+    await copyLargeObjects({ ...this.#deps, source, target, shadowId, exported, signal });
   }
 
   async #steps(stages: readonly Stage[], signal: AbortSignal): Promise<void> {
@@ -267,8 +293,10 @@ class Run {
     await using source = sessions.source;
     await using target = sessions.target;
     const lookAtSchema = createSchemaWatch({ source, target, selection, shadowId, ...this.#deps });
+    const lookAtLargeObjects = createLargeObjectWatch({ source, target, shadowId, ...this.#deps });
     for (let round = 0; ; round++) {
       await this.#syncSequences({ source, target });
+      await lookAtLargeObjects();
       if (round % SCHEMA_EVERY_ROUNDS === 0) await lookAtSchema();
       await this.#deps.clock.sleep(WATCH_MS, signal);
     }

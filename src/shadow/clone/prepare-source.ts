@@ -7,6 +7,8 @@ import {
   type HeldSnapshot,
   holdGeneration,
 } from '#src/shadow/copy/generations.ts';
+import { prepareLargeObjects } from '#src/shadow/large-objects/copy-large-objects.ts';
+import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 import { initProgress } from '#src/shadow/lease.ts';
 import type { ShadowRecord, ShadowUpdate } from '#src/shadow/ledger.ts';
 import { createPublication, dropPublication, readPublication } from '#src/shadow/publication.ts';
@@ -43,6 +45,7 @@ export async function prepareSource(run: {
   // A crash may have left one of an earlier slot; a copy from it would lack what came before this slot.
   await endAllGenerations({ ...deps, source, target: ledger, shadowId });
   await dropSlot(session, slotName, DROP_DEADLINE_MS);
+  if (includesLargeObjects(shadow.selection)) await prepareLargeObjects(session, ledger, shadowId);
   deps.failpoints.hit('clone.beforeSlot');
   const slot = await takeSlot({ ...deps, source, shadowId, name: slotName, temporary: false });
   deps.failpoints.hit('clone.afterSlot');
