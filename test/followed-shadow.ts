@@ -12,9 +12,10 @@ import {
   insertShadow,
   installLedger,
   readShadows,
+  recordPublished,
   type ShadowRecord,
 } from '#src/shadow/ledger.ts';
-import type { Publication } from '#src/shadow/publication.ts';
+import { type Publication, readPublishedParts } from '#src/shadow/publication.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
 
 /**
@@ -58,6 +59,7 @@ export async function recordFollowedShadow(options: {
   };
   await insertShadow(target, record);
   await insertRelations(target, shadowId, tables);
+  await recordPublished(target, shadowId, await readPublishedParts(source, publication.oid));
   await target.query(
     `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,
   );

@@ -46,6 +46,8 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.schema)
     .addOption(OPTIONS.table)
     .addOption(OPTIONS.exclude)
+    .addOption(OPTIONS.where)
+    .addOption(OPTIONS.excludeColumn)
     .addOption(OPTIONS.jobs)
     .addOption(OPTIONS.follow)
     .addOption(OPTIONS.verify)

@@ -4,7 +4,7 @@ import { quoteTable } from '#src/core/table.ts';
 import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import { findShadow, identifySource } from '#src/shadow/clone/register.ts';
+import { identifySource, selectsSameTables } from '#src/shadow/clone/register.ts';
 import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
@@ -120,7 +120,10 @@ async function chooseComparison(
   await using target = await openSession(settings.target, { applicationName });
   const shadow = await chooseShadow({ source, target }, settings.selection);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
-  const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
+  const named = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
+  // Whatever part of it is asked for, the shadow holds what its filters left.
+  const { where, excludeColumns } = shadow?.selection ?? named;
+  const selection = { ...named, where, excludeColumns };
   const { tables, partitioned, unsupported } = await readRelations(source, selection);
   const owners = new Set([...tables, ...partitioned].map(quoteTable));
   const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
@@ -147,12 +150,13 @@ async function chooseShadow(
 ): Promise<ShadowRecord | undefined> {
   const identity = await identifySource(sessions.source);
   const shadows = await readShadows(sessions.target);
-  const same = findShadow(shadows, identity, selection);
-  if (same !== undefined) return same;
-  const [only, ...others] = shadows.filter(
+  const ours = shadows.filter(
     ({ sourceSystemId, sourceDatabase }) =>
       sourceSystemId === identity.systemId && sourceDatabase === identity.database,
   );
+  const same = ours.find((shadow) => selectsSameTables(shadow.selection, selection));
+  if (same !== undefined) return same;
+  const [only, ...others] = ours;
   if (others.length === 0) return only;
   throw new OperatorError(
     'CONFIG_INVALID',

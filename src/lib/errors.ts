@@ -144,6 +144,10 @@ const CATALOG = {
     onError: 'halt',
     hint: 'The table has another shape than when it was copied; drop the shadow and clone again.',
   },
+  ROW_INCOMPLETE: {
+    onError: 'halt',
+    hint: 'Copy the table again: `understudy reseed --table T`, or drop the shadow and clone again.',
+  },
   TABLE_DIVERGED: {
     onError: 'halt',
     hint: 'Run `understudy verify --repair`, and find out who else writes to the target.',

@@ -48,6 +48,8 @@ const selectionSchema = z.object({
   schemas: z.array(z.string()),
   tables: z.array(z.string()),
   exclude: z.array(z.string()),
+  where: z.array(z.object({ schema: z.string(), name: z.string(), predicate: z.string() })),
+  excludeColumns: z.array(z.object({ schema: z.string(), name: z.string(), column: z.string() })),
 });
 
 /** Make schema `understudy` if it is not there. Throws LEDGER_VERSION. */
@@ -230,6 +232,8 @@ export type RelationRecord = TableName & {
   /** Whether the spool keeps its changes since it stopped, and what that costs. */
   readonly isSpooled: boolean;
   readonly spoolBytes: number;
+  /** '' when its changes are published whole; else as `readPublishedParts` gives it. */
+  readonly published: string;
 };
 
 /** The tables of a new shadow. */
@@ -308,7 +312,7 @@ export async function readRelationRecords(
 ): Promise<readonly RelationRecord[]> {
   const rows = await target.query(
     `SELECT source_oid, schema_name, table_name, state, start_lsn, is_in_lane, applied_lsn,
-            to_json(key_columns) AS key_columns, columns, rows, stop_lsn, stop_code, stop_message,
+            to_json(key_columns) AS key_columns, columns, rows, published, stop_lsn, stop_code, stop_message,
             to_json(stopped_at) #>> '{}' AS stopped_at, waits_for, is_spooled, spool_bytes
        FROM understudy.relation WHERE shadow_id = $1 ORDER BY schema_name, table_name`,
     [shadowId],
@@ -324,6 +328,7 @@ export async function readRelationRecords(
     key: z.array(z.string()).parse(JSON.parse(row['key_columns'] ?? '[]')),
     columns: streamedColumns.parse(JSON.parse(row['columns'] ?? '[]')),
     rows: Number(row['rows']),
+    published: row['published'] ?? '',
     stop: parseStop(row),
     isSpooled: row['is_spooled'] === 't',
     spoolBytes: Number(row['spool_bytes']),
@@ -339,6 +344,20 @@ function parseStop(row: Row): RelationRecord['stop'] {
     waitsFor: waitsFor.parse(row['waits_for']),
     at: row['stopped_at'] ?? undefined,
   };
+}
+
+/** What a publication carries of its tables, by oid: it is to stay so. */
+export async function recordPublished(
+  target: Session,
+  shadowId: string,
+  parts: ReadonlyMap<number, string>,
+): Promise<void> {
+  await target.execute(
+    `UPDATE understudy.relation r SET published = p.part
+       FROM unnest($2::int8[], $3::text[]) AS p (oid, part)
+      WHERE r.shadow_id = $1 AND r.source_oid = p.oid AND r.published <> p.part`,
+    [shadowId, [...parts.keys()].map(String), [...parts.values()]],
+  );
 }
 
 /**

@@ -76,6 +76,8 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   -- What the changes of this table must look like: key columns, and [{name, attnum, typeOid}] as streamed.
   key_columns   text[] NOT NULL DEFAULT '{}',
   columns       jsonb NOT NULL DEFAULT '[]',
+  -- Which part of it the publication carries: '' for all of it.
+  published     text NOT NULL DEFAULT '',
   -- The table is the source as of here; null when it is of no position.
   stop_lsn      pg_lsn,
   stop_code     text,

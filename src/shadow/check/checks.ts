@@ -59,6 +59,16 @@ export const CHECKS = {
   'publication-unsafe': 'refuse',
   'publication-fails': 'refuse',
   'publication-unproven': 'warn',
+  // filters
+  'filter-unknown': 'refuse',
+  'filter-invalid': 'refuse',
+  'filter-version': 'refuse',
+  'filter-overlap': 'refuse',
+  'filter-unsafe': 'refuse',
+  'filter-other': 'refuse',
+  'excluded-column-needed': 'refuse',
+  'table-filtered': 'info',
+  'foreign-key-filtered': 'info',
   // target
   'target-standby': 'refuse',
   'target-read-only': 'refuse',

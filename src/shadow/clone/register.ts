@@ -57,6 +57,15 @@ export function findShadow(
   );
 }
 
+/** Whether two selections name the same tables; their filters may differ. */
+export function selectsSameTables(one: Selection, other: Selection): boolean {
+  return patternsOf(one) === patternsOf(other);
+}
+
+function patternsOf({ schemas, tables, exclude }: Selection): string {
+  return JSON.stringify([schemas, tables, exclude]);
+}
+
 /**
  * The shadow's row in the ledger: that of an earlier run, or a new one. It names slot, publication and
  * origin before they are made, so that `drop` finds them whenever this process dies.

@@ -10,7 +10,7 @@ import {
   type WireConnection,
 } from '#src/db/postgres/connection/wire-connection.ts';
 import type { Clock } from '#src/lib/clock.ts';
-import { OperatorError } from '#src/lib/errors.ts';
+import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { readProgress } from '#src/shadow/lease.ts';
@@ -260,10 +260,17 @@ async function setupOrigin(
   }
 }
 
+/** Failures of one table, which `detail.relation` names. */
+const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
+  'TABLE_DIVERGED',
+  'TABLE_CHANGED',
+  'ROW_INCOMPLETE',
+]);
+
 /** Stop the table that an error is about; false when it is about none. */
 async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolean> {
   if (!(error instanceof OperatorError)) return false;
-  if (error.code !== 'TABLE_DIVERGED' && error.code !== 'TABLE_CHANGED') return false;
+  if (!STOPS_A_TABLE.has(error.code)) return false;
   const { shadow, meter } = deps;
   const sourceOid = Number(error.detail['relation']);
   // What was not committed is gone, and its changes are skipped from now on: it is as of the progress.

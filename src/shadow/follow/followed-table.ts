@@ -45,6 +45,7 @@ export function followedTable(parts: {
     columns,
     format,
     keyIndexes: record.key.map((name) => names.indexOf(name)).toSorted((a, b) => a - b),
+    isFiltered: record.published !== '',
     record,
     startLsn: record.startLsn ?? lsn(0n),
     chunking: isPlanned && parts.chunking !== undefined ? parts.chunking : WHOLE,

@@ -270,7 +270,7 @@ class Verification {
     const verdict: Verdict = {
       scope,
       lsn,
-      caveats: caveatsOf(this.#options.moment),
+      caveats: [...caveatsOf(this.#options.moment), ...partsOf(this.#options.tables)],
       tables: this.#tablesVerified,
       rows: Number(this.#rows),
       chunksRead: this.#chunksRead,
@@ -302,6 +302,22 @@ class Verification {
   #notice(message: string): void {
     this.#options.report({ type: 'notice', level: 'info', message });
   }
+}
+
+/** Of filtered tables, what was compared. */
+function partsOf(tables: readonly Table[]): readonly string[] {
+  return tables.flatMap((table) => {
+    const { rowFilter, excludedColumns } = table;
+    const name = nameOf(table);
+    return [
+      ...(rowFilter === undefined
+        ? []
+        : [`of table ${name} rows matching (${rowFilter}) were compared with all on the target`]),
+      ...(excludedColumns.length === 0
+        ? []
+        : [`of table ${name} these columns are excluded: ${excludedColumns.join(', ')}`]),
+    ];
+  });
 }
 
 function caveatsOf(moment: MomentChoice): readonly string[] {

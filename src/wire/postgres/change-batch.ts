@@ -1,8 +1,11 @@
+import { quoteTable } from '#src/core/table.ts';
+import { OperatorError } from '#src/lib/errors.ts';
+
 import { KeyedChanges, keyOf } from './keyed-changes.ts';
 import { KeylessChanges } from './keyless-changes.ts';
 import { contradiction, isKeyless, type KeyedTable } from './net-entry.ts';
 import { columnOffsets, isWholeRow, readRowTuples, skipTuple, TAG, VALUE } from './pgoutput.ts';
-import { mergeTuples } from './row-tuple.ts';
+import { mergeTuples, unchangedColumns } from './row-tuple.ts';
 
 /**
  * A batch of row changes, compacted by key: what the rows of each table become in the end.
@@ -99,6 +102,7 @@ export class ChangeBatch<T extends KeyedTable> {
     const { tag, bytes, before, after } = change;
     this.#history.push(change);
     if (tag === TAG.insert) {
+      if (table.isFiltered === true) requireWhole(table, bytes, after);
       this.#keyedChanges(table).insert(keyOf(table, bytes, after), bytes, after);
     } else if (tag === TAG.delete) {
       this.#keyedChanges(table).delete(keyOf(table, bytes, before), bytes, before);
@@ -180,6 +184,19 @@ function withKey<T extends KeyedTable>(change: RowChange<T>): RowChange<T> {
   const old = bytes.subarray(before, skipTuple(bytes, before));
   const current = mergeTuples({ bytes, at: after }, { bytes, at: before }, table.keyIndexes);
   return { ...change, bytes: Buffer.concat([old, current]), before: 0, after: old.length };
+}
+
+/**
+ * An UPDATE that brings a row into the row filter arrives as an INSERT, without the values that are kept
+ * out of line and were not touched: the old row never was on the target (trap 11).
+ */
+function requireWhole(table: KeyedTable, bytes: Buffer, at: number): void {
+  if (unchangedColumns(bytes, at) === '') return;
+  throw new OperatorError(
+    'ROW_INCOMPLETE',
+    `an UPDATE brought a row into the row filter of table ${quoteTable(table.name)}, and the stream carries only a part of it`,
+    { detail: { relation: table.oid, waitsFor: 'reseed' } },
+  );
 }
 
 /** Whether an update that carries its old key really moves the row to another one. */

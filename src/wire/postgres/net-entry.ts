@@ -8,6 +8,8 @@ export type KeyedTable = {
   readonly name: TableName;
   /** Indexes of the key columns, ascending; none means that a row is named by all of its values. */
   readonly keyIndexes: readonly number[];
+  /** Whether the source publishes only a part of it; an INSERT may then lack values (trap 11). */
+  readonly isFiltered?: boolean;
 };
 
 export function isKeyless(table: KeyedTable): boolean {

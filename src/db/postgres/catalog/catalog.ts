@@ -1,5 +1,6 @@
 import * as z from 'zod';
 
+import { conjunction, type Filtered } from '#src/core/row-filter.ts';
 import { selectRelations } from '#src/core/selection-pattern.ts';
 import type { Selection } from '#src/core/selection.ts';
 import type { Column, Table, TableName } from '#src/core/table.ts';
@@ -53,7 +54,7 @@ export async function readRelations(
   const selected = selectRelations(selection, withAncestors(await session.query(NAMES_SQL)));
   const supported = selected.filter(({ kind, reason }) => kind === 'r' && reason === undefined);
   return {
-    tables: await readDetails(session, supported),
+    tables: await readDetails(session, supported, selection),
     partitioned: selected
       .filter(({ kind }) => kind === 'p')
       .map(({ oid, schema, name, ancestors }) => ({
@@ -137,7 +138,20 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
              'builtinType',
              CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname END,
              'isNotNull', a.attnotnull, 'isGenerated', a.attgenerated <> '',
-             'identity', a.attidentity) ORDER BY a.attnum) AS columns
+             'identity', a.attidentity,
+             'generatedFrom', CASE WHEN a.attgenerated <> '' THEN (
+               -- Before 15 the column itself depended on the others, since then its expression does.
+               SELECT pg_catalog.json_agg(DISTINCT b.attname)
+                 FROM pg_catalog.pg_depend d
+                 JOIN pg_catalog.pg_attribute b ON b.attrelid = d.refobjid AND b.attnum = d.refobjsubid
+                WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                  AND d.refobjid = c.oid AND d.refobjsubid > 0 AND d.refobjsubid <> a.attnum
+                  AND ((d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                        AND d.objid = c.oid AND d.objsubid = a.attnum)
+                    OR (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = (
+                          SELECT f.oid FROM pg_catalog.pg_attrdef f
+                           WHERE f.adrelid = c.oid AND f.adnum = a.attnum)))) END
+             ) ORDER BY a.attnum) AS columns
       FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
       LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
@@ -167,8 +181,10 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
 async function readDetails(
   session: Session,
   relations: readonly Relation[],
+  selection: Selection,
 ): Promise<readonly Table[]> {
   if (relations.length === 0) return [];
+  const byOid = new Map(relations.map((relation) => [relation.oid, relation]));
   const roots = new Map(relations.map(({ oid, ancestors }) => [oid, ancestors.at(-1)]));
   const rows = await session.query(DETAILS_SQL, [[...roots.keys()].map(String)]);
   return rows.map((row) => {
@@ -176,7 +192,7 @@ async function readDetails(
     return {
       ...tableName(row),
       oid,
-      columns: columnsJson.parse(JSON.parse(row['columns'] ?? '[]')),
+      ...filtered(byOid.get(oid), columnsJson.parse(JSON.parse(row['columns'] ?? '[]')), selection),
       key: keyJson.parse(JSON.parse(row['key'] ?? '[]')),
       replicaIdentity: replicaIdentity.parse(row['relreplident']),
       partitionRoot: roots.get(oid),
@@ -184,6 +200,32 @@ async function readDetails(
       rowsEstimate: Number(row['reltuples']),
     };
   });
+}
+
+type FoundColumn = z.infer<typeof columnsJson>[number];
+
+/**
+ * What the filters leave of a table. One that names a partitioned table is for each of its leaves; one
+ * that names nothing is for the check to refuse. A column that the target would compute from an excluded
+ * one is excluded with it.
+ */
+function filtered(
+  relation: Relation | undefined,
+  found: readonly FoundColumn[],
+  { where, excludeColumns }: Selection,
+): Filtered & { readonly columns: readonly Column[] } {
+  const names = relation === undefined ? [] : [relation, ...relation.ancestors];
+  const isMeant = ({ schema, name }: TableName): boolean =>
+    names.some((one) => one.schema === schema && one.name === name);
+  const filters = where.filter(isMeant).map(({ predicate }) => predicate);
+  const named = new Set(excludeColumns.filter(isMeant).map(({ column }) => column));
+  const isExcluded = ({ name, generatedFrom }: FoundColumn): boolean =>
+    named.has(name) || generatedFrom.some((from) => named.has(from));
+  return {
+    rowFilter: filters.length > 1 ? conjunction(...filters) : filters[0],
+    excludedColumns: found.filter(isExcluded).map(({ name }) => name),
+    columns: found.filter((column) => !isExcluded(column)),
+  };
 }
 
 const columnsJson = z.array(
@@ -201,6 +243,10 @@ const columnsJson = z.array(
     isNotNull: z.boolean(),
     isGenerated: z.boolean(),
     identity: z.enum(['', 'a', 'd']),
+    generatedFrom: z
+      .array(z.string())
+      .nullable()
+      .transform((names) => names ?? []),
   }),
 ) satisfies z.ZodType<readonly Column[]>;
 const keyJson = z.array(z.string());
