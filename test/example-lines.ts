@@ -113,6 +113,7 @@ export const EXAMPLE_RESULTS: {
     stepsDone: 154,
     stoppedTables: [],
     largeObjects: null,
+    definitionOnly: [],
     lag: null,
     sourceWalEtaMs: null,
     verification: null,

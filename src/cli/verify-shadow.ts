@@ -5,6 +5,7 @@ import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { identifySource, selectsSameTables } from '#src/shadow/clone/register.ts';
+import { describeReason } from '#src/shadow/definition-only.ts';
 import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
@@ -135,7 +136,9 @@ async function chooseComparison(
     // Sequences know no snapshots: beside one they are merely further on (trap 27).
     sequences: moment.kind === 'snapshot' ? [] : await readSequenceNames(source, owners),
     isWithLargeObjects: includesLargeObjects(selection),
-    leftOut: unsupported.map(({ schema, name, reason }) => `${schema}.${name} (${reason})`),
+    leftOut: unsupported.map(
+      ({ schema, name, reason }) => `${schema}.${name} (${describeReason(reason)})`,
+    ),
     shadowId: shadow?.shadowId,
     moment,
     isFull: settings.isFull,

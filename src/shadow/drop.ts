@@ -147,6 +147,7 @@ const LEDGER_TABLES = [
   'lease',
   'snapshot',
   'relation',
+  'definition_only',
   'part',
   'large_objects',
   'step',

@@ -1,5 +1,6 @@
 import type { Lag, Phase } from '#src/core/progress.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
+import { readDefinitionOnly } from '#src/shadow/definition-only.ts';
 import {
   type LargeObjectsRecord,
   readLargeObjects,
@@ -29,6 +30,8 @@ export type ShadowStatus = {
   readonly stoppedTables: readonly { readonly table: string; readonly reason: string }[];
   /** Undefined when the selection leaves them out. */
   readonly largeObjects: LargeObjectsStatus | undefined;
+  /** Tables of which only the definition is on the target, and why: they are empty there. */
+  readonly definitionOnly: readonly { readonly table: string; readonly reason: string }[];
   /** The last known lag ladder, and how old it is; undefined before the first. */
   readonly lag: (Lag & { readonly ageMs: number }) | undefined;
   /** Until the source's WAL reaches its budget at the present rate; undefined when it does not grow. */
@@ -85,6 +88,9 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
           reason: stop?.message ?? '',
         })),
       largeObjects: largeObjects === undefined ? undefined : largeObjectsOf(largeObjects),
+      definitionOnly: (await readDefinitionOnly(target, shadowId)).map(
+        ({ schema, name, reason }) => ({ table: `${schema}.${name}`, reason }),
+      ),
       lag: position === undefined ? undefined : lagOf(position, shadow.sourceWalBytesMax),
       sourceWalEtaMs:
         position === undefined ? undefined : etaOf(position, shadow.sourceWalBytesMax),

@@ -37,6 +37,9 @@ export function statusLines(status: ShadowStatus, paint: Paint): string[] {
     ...status.stoppedTables.map(({ table, reason }) =>
       paint('red', printable(`  ✘ table ${table} does not follow: ${reason}`)),
     ),
+    ...status.definitionOnly.map(({ table, reason }) =>
+      paint('yellow', printable(`  ! table ${table} has no rows here: ${reason}`)),
+    ),
     '',
   ];
 }

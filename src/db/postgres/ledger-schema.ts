@@ -90,6 +90,16 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   PRIMARY KEY (shadow_id, source_oid)
 );
 
+-- Tables of the dataset whose rows are neither copied nor followed, as of the last run.
+CREATE TABLE IF NOT EXISTS understudy.definition_only (
+  shadow_id   text NOT NULL,
+  source_oid  bigint NOT NULL,
+  schema_name text NOT NULL,
+  table_name  text NOT NULL,
+  reason      text NOT NULL,
+  PRIMARY KEY (shadow_id, source_oid)
+);
+
 CREATE TABLE IF NOT EXISTS understudy.part (
   shadow_id  text NOT NULL,
   source_oid bigint NOT NULL,

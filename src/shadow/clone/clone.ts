@@ -4,6 +4,7 @@ import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
+import { recordDefinitionOnly } from '#src/shadow/definition-only.ts';
 import { takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
 
@@ -67,6 +68,7 @@ async function begin(deps: CloneDeps, options: CloneOptions) {
   const shadow = await registerShadow({ source, target }, checked.tables, options);
   deps.failpoints.hit('clone.afterRegister');
   const relations = await readRelations(source, options.selection);
+  await recordDefinitionOnly(target, shadow.shadowId, relations.unsupported);
   return { shadow, tables: relations };
 }
 
