@@ -47,6 +47,8 @@ export const EXAMPLE_EVENTS: { readonly [T in CliEvent['type']]: Extract<CliEven
       sourceWalBytes: 12_000_000,
       sourceWalBytesMax: 10_737_418_240,
     },
+    late: { type: 'late', lagMs: 42_000, maxLagMs: 30_000 },
+    inTime: { type: 'inTime', lagMs: 12_000, maxLagMs: 30_000 },
     verifyProgress: {
       type: 'verifyProgress',
       table: { schema: 'crm', name: 'customer' },
@@ -115,6 +117,8 @@ export const EXAMPLE_RESULTS: {
     largeObjects: null,
     definitionOnly: [],
     lag: null,
+    maxLagMs: 30_000,
+    isLate: false,
     sourceWalEtaMs: null,
     verification: null,
   },

@@ -31,6 +31,7 @@ export async function recordFollowedShadow(options: {
   readonly publication: Publication;
   readonly slot: { readonly name: string; readonly consistentLsn: Lsn };
   readonly spoolDirectory: string;
+  readonly maxLagMs?: number | undefined;
 }): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
   const { source, target, shadowId, tables, publication, slot } = options;
   const system = await identifySource(source);
@@ -53,6 +54,7 @@ export async function recordFollowedShadow(options: {
     spoolDirectory: options.spoolDirectory,
     sourceWalBytesMax: 2 ** 40,
     stoppedSpoolBytesMax: 2 ** 40,
+    maxLagMs: options.maxLagMs ?? 0,
     phase: 'following',
     stopCode: undefined,
     stopMessage: undefined,

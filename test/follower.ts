@@ -42,6 +42,8 @@ export type FollowOptions = {
   readonly targetDdl?: string;
   /** Everything, when undefined. */
   readonly selection?: Selection;
+  /** Lag beyond which the shadow is late. */
+  readonly maxLagMs?: number;
   /** Another than the shared server. */
   readonly sourceServer?: Endpoint;
   /**
@@ -86,7 +88,13 @@ export async function followPair(
   );
   const spoolDirectory = await mkdtemp(join(tmpdir(), 'understudy-spool-'));
   owned.defer(async () => rm(spoolDirectory, { recursive: true, force: true }));
-  const { shadow, epoch } = await registerShadow({ source, control, spoolDirectory, selection });
+  const { shadow, epoch } = await registerShadow({
+    source,
+    control,
+    spoolDirectory,
+    selection,
+    maxLagMs: options.maxLagMs,
+  });
 
   const events: ProgressEvent[] = [];
   const follower = owned.use(
@@ -136,8 +144,9 @@ async function registerShadow(parts: {
   readonly control: Session;
   readonly spoolDirectory: string;
   readonly selection: Selection;
+  readonly maxLagMs: number | undefined;
 }): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
-  const { source, control, spoolDirectory, selection } = parts;
+  const { source, control, spoolDirectory, selection, maxLagMs } = parts;
   const shadowId = source.name.slice(-8);
   const tables = await readTables(source.session, selection);
   const name = `understudy_${shadowId}`;
@@ -157,6 +166,7 @@ async function registerShadow(parts: {
     publication,
     slot: { name, consistentLsn: slot.consistentLsn },
     spoolDirectory,
+    maxLagMs,
   });
 }
 

@@ -11,6 +11,7 @@ import type { Selection } from '#src/core/selection.ts';
 import { loadFilters } from '#src/db/postgres/endpoint/stores-file.ts';
 
 import {
+  durationOrOff,
   integer,
   oneOf,
   parseOption,
@@ -36,6 +37,7 @@ export const STOPPED_SPOOL_BYTES_MAX = 10 * 2 ** 30;
 const JOBS = integer({ min: 1, max: 32 });
 const SOURCE_WAL = size({ min: '64MB', max: '100TB' });
 const STOPPED_SPOOL = size({ min: '1MB', max: '100TB' });
+const MAX_LAG = durationOrOff({ min: '1s', max: '365d' });
 const LOG_LEVELS = oneOf(['error', 'warn', 'info', 'debug', 'silent']);
 
 export const OPTIONS = {
@@ -100,6 +102,10 @@ export const OPTIONS = {
   )
     .argParser(one('--stopped-spool-max', STOPPED_SPOOL))
     .default(STOPPED_SPOOL_BYTES_MAX, '10GB'),
+  maxLag: new Option(
+    '--max-lag <time>',
+    'lag beyond which the shadow is late, such as 30s, or off (default: as before, else off)',
+  ).argParser(one('--max-lag', MAX_LAG)),
   untilLsn: new Option(
     '--until-lsn <lsn>',
     'with --follow: end once this position of the source is applied',

@@ -7,6 +7,7 @@ export const EXIT_CODES = {
   failed: 1,
   refused: 2,
   different: 3,
+  late: 4,
   interrupted: 130,
 } as const;
 

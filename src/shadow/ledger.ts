@@ -29,6 +29,8 @@ export type ShadowRecord = {
   readonly sourceWalBytesMax: number;
   /** What the spool may keep for stopped tables alone. */
   readonly stoppedSpoolBytesMax: number;
+  /** The lag beyond which the shadow is late; 0: none. */
+  readonly maxLagMs: number;
   readonly phase: Phase;
   readonly stopCode: string | undefined;
   readonly stopMessage: string | undefined;
@@ -84,8 +86,8 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
        (shadow_id, ledger_version, source_system_id, source_timeline, source_database, source_address,
         slot_name, publication_name, publication_oid, origin_name, selection, is_followed,
         stream_format, consistent_lsn, spool_directory, source_wal_bytes_max, phase,
-        stopped_spool_bytes_max)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+        stopped_spool_bytes_max, max_lag_ms)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
     [
       shadow.shadowId,
       LEDGER_VERSION,
@@ -105,6 +107,7 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
       shadow.sourceWalBytesMax,
       shadow.phase,
       shadow.stoppedSpoolBytesMax,
+      shadow.maxLagMs,
     ],
   );
 }
@@ -136,6 +139,7 @@ function parseShadow(row: Row): ShadowRecord {
     spoolDirectory: row['spool_directory'] ?? undefined,
     sourceWalBytesMax: Number(row['source_wal_bytes_max']),
     stoppedSpoolBytesMax: Number(row['stopped_spool_bytes_max']),
+    maxLagMs: Number(row['max_lag_ms']),
     phase: phaseSchema.parse(row['phase']),
     stopCode: row['stop_code'] ?? undefined,
     stopMessage: row['stop_message'] ?? undefined,
@@ -151,6 +155,7 @@ export type ShadowUpdate = Partial<{
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
   readonly stoppedSpoolBytesMax: number;
+  readonly maxLagMs: number;
 }>;
 
 export async function updateShadow(
@@ -167,6 +172,7 @@ export async function updateShadow(
     is_followed: update.isFollowed,
     source_wal_bytes_max: update.sourceWalBytesMax,
     stopped_spool_bytes_max: update.stoppedSpoolBytesMax,
+    max_lag_ms: update.maxLagMs,
   };
   const set = Object.entries(columns).filter(([, value]) => value !== undefined);
   const assignments = set.map(([name], i) => `${name} = $${i + 2}`).join(', ');

@@ -6,7 +6,12 @@ import {
   readLargeObjects,
 } from '#src/shadow/large-objects/large-object-ledger.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
-import { hasLedger, readRelationRecords, readShadows } from '#src/shadow/ledger.ts';
+import {
+  hasLedger,
+  readRelationRecords,
+  readShadows,
+  type ShadowRecord,
+} from '#src/shadow/ledger.ts';
 
 /** What the target knows about one of its shadows. */
 export type ShadowStatus = {
@@ -34,6 +39,10 @@ export type ShadowStatus = {
   readonly definitionOnly: readonly { readonly table: string; readonly reason: string }[];
   /** The last known lag ladder, and how old it is; undefined before the first. */
   readonly lag: (Lag & { readonly ageMs: number }) | undefined;
+  /** The tolerance of the shadow; undefined when it has none. */
+  readonly maxLagMs: number | undefined;
+  /** Whether it is further behind than that, as far as anybody knows. */
+  readonly isLate: boolean;
   /** Until the source's WAL reaches its budget at the present rate; undefined when it does not grow. */
   readonly sourceWalEtaMs: number | undefined;
   readonly verification: VerificationStatus | undefined;
@@ -92,6 +101,8 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
         ({ schema, name, reason }) => ({ table: `${schema}.${name}`, reason }),
       ),
       lag: position === undefined ? undefined : lagOf(position, shadow.sourceWalBytesMax),
+      maxLagMs: shadow.maxLagMs === 0 ? undefined : shadow.maxLagMs,
+      isLate: position !== undefined && isLate(position, shadow),
       sourceWalEtaMs:
         position === undefined ? undefined : etaOf(position, shadow.sourceWalBytesMax),
       verification: verification === undefined ? undefined : verificationOf(verification),
@@ -131,6 +142,17 @@ function lagOf(row: Row, sourceWalBytesMax: number): Lag & { readonly ageMs: num
     sourceWalBytesMax,
     ageMs: Number(row['age_ms']),
   };
+}
+
+/** A lag that is measured every second is this old when nobody measures it any more. */
+const UNMEASURED_MS = 10_000;
+
+/** The lag of a shadow that nobody runs grows. While it is copied it serves nobody yet. */
+function isLate(row: Row, { maxLagMs, phase }: ShadowRecord): boolean {
+  if (maxLagMs === 0 || !['catching up', 'following', 'stopped'].includes(phase)) return false;
+  const ageMs = Number(row['age_ms']);
+  const lagMs = Number(row['lag_ms']) + (ageMs > UNMEASURED_MS ? ageMs : 0);
+  return row['is_late'] === 't' || lagMs > maxLagMs;
 }
 
 function etaOf(row: Row, sourceWalBytesMax: number): number | undefined {

@@ -25,6 +25,8 @@ const FOLLOWING: ShadowStatus = {
   largeObjects: undefined,
   definitionOnly: [],
   lag: { ...EXAMPLE_EVENTS.lag, sourceWalBytes: 614_000_000, ageMs: 400 },
+  maxLagMs: undefined,
+  isLate: false,
   sourceWalEtaMs: 3_600_000,
   verification: {
     scope: 'full',

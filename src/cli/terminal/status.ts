@@ -56,7 +56,14 @@ function runnerText(status: ShadowStatus, paint: Paint): string {
   return paint('yellow', `nobody now${last}; run the same clone again, it resumes`);
 }
 
-function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][] {
+function latenessText({ isLate, maxLagMs }: ShadowStatus, paint: Paint): string {
+  if (maxLagMs === undefined) return '';
+  const tolerance = formatDuration(maxLagMs);
+  return isLate ? paint('red', `, late: tolerance ${tolerance}`) : `, tolerance ${tolerance}`;
+}
+
+function lagRows(status: ShadowStatus, paint: Paint): string[][] {
+  const { lag, sourceWalEtaMs } = status;
   if (lag === undefined) return [];
   const isStale = lag.ageMs > STALE_MS;
   const age = isStale ? paint('yellow', `, as of ${formatDuration(lag.ageMs)} ago`) : '';
@@ -65,7 +72,7 @@ function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][
     return [`    ${name}`, behind === '' ? lsn : `${lsn}  ${behind}`];
   };
   return [
-    ['  lag', `${lagText(lag)}${age}`],
+    ['  lag', `${lagText(lag)}${age}${latenessText(status, paint)}`],
     rung('source head', lag.sourceHeadLsn),
     rung('sent', lag.sentLsn),
     rung('received', lag.receivedLsn),

@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS understudy.shadow (
   consistent_lsn       pg_lsn,
   spool_directory      text,
   source_wal_bytes_max bigint NOT NULL,
+  -- The lag beyond which it is late; 0: none.
+  max_lag_ms           bigint NOT NULL DEFAULT 0,
   stopped_spool_bytes_max bigint NOT NULL,
   phase                text NOT NULL,
   stop_code            text,
@@ -166,6 +168,8 @@ CREATE TABLE IF NOT EXISTS understudy.position (
   source_wal_bytes     bigint NOT NULL,
   -- Bytes a second by which that grows, averaged over about half a minute.
   source_wal_rate      double precision NOT NULL DEFAULT 0,
+  -- Since the lag passed max_lag_ms, until it is half of that (src/core/lateness.ts).
+  is_late              boolean NOT NULL DEFAULT false,
   updated_at           timestamptz NOT NULL DEFAULT now()
 );
 

@@ -105,6 +105,7 @@ export async function registerShadow(
     spoolDirectory: isFollowed ? join(options.spoolParent, shadowId) : undefined,
     sourceWalBytesMax: options.sourceWalBytesMax,
     stoppedSpoolBytesMax: options.stoppedSpoolBytesMax,
+    maxLagMs: options.maxLagMs ?? 0,
     phase: 'preparing',
     stopCode: undefined,
     stopMessage: undefined,
@@ -135,7 +136,8 @@ async function resumed(
       `the source is on timeline ${identity.timeline}, shadow ${found.shadowId} was made on ${found.sourceTimeline}`,
     );
   }
-  const { sourceWalBytesMax, stoppedSpoolBytesMax } = options;
-  await updateShadow(target, found.shadowId, { sourceWalBytesMax, stoppedSpoolBytesMax });
-  return { ...found, sourceWalBytesMax, stoppedSpoolBytesMax };
+  const { sourceWalBytesMax, stoppedSpoolBytesMax, maxLagMs = found.maxLagMs } = options;
+  const limits = { sourceWalBytesMax, stoppedSpoolBytesMax, maxLagMs };
+  await updateShadow(target, found.shadowId, limits);
+  return { ...found, ...limits };
 }

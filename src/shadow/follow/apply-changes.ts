@@ -155,6 +155,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
   const start = shadow.consistentLsn ?? lsn(0n);
   const applied = await readProgress(target, shadow, start);
   meter.appliedLsn = applied;
+  meter.applying(clock.now());
   const tables = await readTables(target, shadow);
   await using reader = spool.reader(applied);
   const session = new ApplySession({

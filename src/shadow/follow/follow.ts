@@ -207,8 +207,8 @@ function spoolingTask(
     readonly known: Lsn;
   },
 ): Task {
-  const { shadowId, sourceWalBytesMax } = deps.shadow;
-  const shadow = { ...parts.names, shadowId, sourceWalBytesMax };
+  const { shadowId, sourceWalBytesMax, maxLagMs } = deps.shadow;
+  const shadow = { ...parts.names, shadowId, sourceWalBytesMax, maxLagMs };
   return async (signal) => {
     try {
       await supervise(
