@@ -159,6 +159,7 @@ const LEDGER_TABLES = [
   'chunk',
   'dirty_chunk',
   'dirty_table',
+  'schema_version',
   'verification',
   'shadow',
 ];

@@ -223,6 +223,23 @@ CREATE TABLE IF NOT EXISTS understudy.dirty_table (
   PRIMARY KEY (shadow_id, source_oid)
 );
 
+CREATE TABLE IF NOT EXISTS understudy.schema_version (
+  shadow_id  text NOT NULL,
+  source_oid bigint NOT NULL,
+  version    integer NOT NULL,
+  -- Exact: commit record of the transaction that made it so. Else: it was so by then.
+  lsn        pg_lsn NOT NULL,
+  is_exact   boolean NOT NULL,
+  -- The command's tag; 'START' for the first version, 'LOOK' for one that was found in the catalog.
+  tag        text NOT NULL,
+  change     text NOT NULL,
+  verdict    text NOT NULL CHECK (verdict IN ('goes on', 'resume', 'reseed')),
+  -- As in src/core/schema-shape.ts; null when the table is gone.
+  shape      jsonb,
+  seen_at    timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (shadow_id, source_oid, version)
+);
+
 CREATE TABLE IF NOT EXISTS understudy.verification (
   verification_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   shadow_id       text NOT NULL,

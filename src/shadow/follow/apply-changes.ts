@@ -13,6 +13,8 @@ import type { Clock } from '#src/lib/clock.ts';
 import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
+import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
+import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { readProgress } from '#src/shadow/lease.ts';
 import {
   readRelationRecords,
@@ -25,9 +27,10 @@ import type { Spool } from '#src/stream/spool/spool.ts';
 
 import type { ApplyGate } from './apply-gate.ts';
 import { ApplyLoop } from './apply-loop.ts';
+import { ddlHandler } from './ddl-messages.ts';
 import { type FollowedTable, followedTable } from './followed-table.ts';
 import { FollowedTables } from './followed-tables.ts';
-import { messageHandlers } from './logical-messages.ts';
+import { type MessageHandlers, messageHandlers } from './logical-messages.ts';
 import type { LagMeter } from './monitor.ts';
 
 /**
@@ -45,6 +48,8 @@ export type ApplyChangesDeps = {
   readonly spool: Spool;
   readonly gate: ApplyGate;
   readonly meter: LagMeter;
+  /** Called when the source's catalog is to be looked at soon. */
+  readonly onUnknownTable: () => void;
   readonly clock: Clock;
   readonly log: Logger;
   readonly report: Report;
@@ -79,6 +84,8 @@ type Memory = {
   begunLsn: () => Lsn | undefined;
   /** See ApplyLoopDeps. */
   settleBefore: Lsn | undefined;
+  /** Notices about changes of the schema, which come again with every attempt. */
+  readonly said: Set<string>;
 };
 
 /** Apply until aborted, or until it cannot go on. */
@@ -88,6 +95,7 @@ export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal):
     runningAtMs: undefined,
     begunLsn: () => undefined,
     settleBefore: undefined,
+    said: new Set(),
   };
   let retryMs = RETRY_FIRST_MS;
   let brokenAtMs: number | undefined;
@@ -171,7 +179,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
       session,
       reader,
       tables: new FollowedTables(tables),
-      messages: messageHandlers(shadow.shadowId),
+      messages: await allHandlers(deps, memory, target),
       gate: deps.gate,
       clock,
       failpoints: deps.failpoints,
@@ -217,6 +225,25 @@ async function noticeLostClient(connection: WireConnection): Promise<void> {
     // invalid_parameter_value
     if (sqlstateOf(error) !== '22023') throw error;
   });
+}
+
+/** Those of the main loop. */
+async function allHandlers(
+  deps: ApplyChangesDeps,
+  { said }: Memory,
+  target: Session,
+): Promise<MessageHandlers> {
+  const { shadowId } = deps.shadow;
+  const ddl = ddlHandler({
+    shadowId,
+    latest: await readLatestVersions(target, shadowId),
+    onUnknown: deps.onUnknownTable,
+    notice: (message) => {
+      if (!said.has(message)) deps.report({ type: 'notice', level: 'warn', message });
+      said.add(message);
+    },
+  });
+  return new Map([...messageHandlers(shadowId), [DDL_PREFIX, ddl]]);
 }
 
 async function readTables(

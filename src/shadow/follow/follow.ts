@@ -9,6 +9,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
+import { Wake } from '#src/lib/wake.ts';
 import { readProgress } from '#src/shadow/lease.ts';
 import { readRelationRecords, type ShadowRecord } from '#src/shadow/ledger.ts';
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
@@ -49,6 +50,8 @@ export type FollowDeps = {
 export type Follower = AsyncDisposable & {
   readonly gate: ApplyGate;
   readonly meter: LagMeter;
+  /** Woken when the stream names a table that is not on record. */
+  readonly lookAtSchema: Wake;
   readonly spooling: Task;
   readonly applying: Task;
   /** Fence requests of other commands; ends well when one asks the follower to end. */
@@ -107,6 +110,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   spool.writer.advance(known);
 
   const gate = new ApplyGate();
+  const lookAtSchema = new Wake();
   const meter = new LagMeter(applied);
   const receiver = new Receiver(
     {
@@ -142,7 +146,12 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       meter,
       known,
     }),
-    applying: async (signal) => applyChanges({ ...deps, spool, gate, meter }, signal),
+    lookAtSchema,
+    applying: async (signal) =>
+      applyChanges(
+        { ...deps, spool, gate, meter, onUnknownTable: () => lookAtSchema.wake() },
+        signal,
+      ),
     serving: async (signal) => {
       const { shadowId } = shadow;
       const { onFence } = deps;
