@@ -120,6 +120,7 @@ async function chooseComparison(
   await using source = await openSession(settings.source, { applicationName });
   await using target = await openSession(settings.target, { applicationName });
   const shadow = await chooseShadow({ source, target }, settings.selection);
+  if (shadow?.isFollowed === true) await requireTimeline(source, shadow);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
   const named = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
   // Whatever part of it is asked for, the shadow holds what its filters left.
@@ -144,6 +145,16 @@ async function chooseComparison(
     isFull: settings.isFull,
     jobs: settings.jobs,
   };
+}
+
+/** What another primary has must not be compared with, still less written over, what is followed. */
+async function requireTimeline(source: Session, shadow: ShadowRecord): Promise<void> {
+  const { timeline } = await identifySource(source);
+  if (timeline === shadow.sourceTimeline) return;
+  throw new OperatorError(
+    'SOURCE_CHANGED',
+    `the source is on timeline ${timeline}, shadow ${shadow.shadowId} follows ${shadow.sourceTimeline}`,
+  );
 }
 
 /** The shadow of this source on this target: that of this selection, or the only one. */

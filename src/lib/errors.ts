@@ -109,6 +109,14 @@ const CATALOG = {
     onError: 'halt',
     hint: 'The source is not the server this shadow was made from; check the URL, or re-seed.',
   },
+  SOURCE_BEHIND: {
+    onError: 'resnapshot',
+    hint: 'A failover lost what the shadow has: `understudy drop`, then `clone` again.',
+  },
+  TIMELINE_CHANGED: {
+    onError: 'retry',
+    hint: 'A standby was promoted; run again: it goes on if the new primary has all it needs.',
+  },
   WAL_BUDGET_EXCEEDED: {
     onError: 'resnapshot',
     hint: 'The slot was dropped to protect the source: `understudy drop`, then `clone` again.',

@@ -151,6 +151,8 @@ export type ShadowUpdate = Partial<{
   readonly phase: Phase;
   readonly consistentLsn: Lsn;
   readonly publicationOid: number;
+  readonly sourceTimeline: number;
+  readonly sourceAddress: string;
   readonly spoolDirectory: string;
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
@@ -168,6 +170,8 @@ export async function updateShadow(
     consistent_lsn:
       update.consistentLsn === undefined ? undefined : formatLsn(update.consistentLsn),
     publication_oid: update.publicationOid,
+    source_timeline: update.sourceTimeline,
+    source_address: update.sourceAddress,
     spool_directory: update.spoolDirectory,
     is_followed: update.isFollowed,
     source_wal_bytes_max: update.sourceWalBytesMax,

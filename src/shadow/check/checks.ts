@@ -29,6 +29,7 @@ export const CHECKS = {
   'slot-idle-timeout': 'warn',
   'wal-sender-timeout': 'warn',
   'decoding-memory': 'info',
+  'source-failover': 'info',
   'large-objects': 'warn',
   'large-objects-unreadable': 'warn',
   // encoding

@@ -136,6 +136,7 @@ function isTransient(error: unknown): boolean {
     error instanceof OperatorError &&
     (error.code === 'CONNECTION_LOST' ||
       error.code === 'CONNECTION_FAILED' ||
+      error.code === 'TIMELINE_CHANGED' ||
       error.code === 'LEASE_HELD')
   );
 }
