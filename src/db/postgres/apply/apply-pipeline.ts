@@ -30,7 +30,8 @@ import {
   updateOne,
 } from './apply-table.ts';
 import type { PreparedStatement, PreparedStatements } from './prepared-statements.ts';
-import { copyStaged, removeStaged, stage } from './staged-rows.ts';
+import type { Removals } from './removals.ts';
+import { copyStaged, removeStaged } from './staged-rows.ts';
 
 /** What a statement of a pipeline is for, and what the server must answer. */
 export type Expectation =
@@ -53,8 +54,7 @@ export type PipelineSession = {
   readonly writer: MessageWriter;
   readonly prepared: PreparedStatements;
   readonly arrays: ArrayParameters;
-  /** OIDs of the tables of which rows were staged in this transaction. */
-  readonly staged: Set<number>;
+  readonly removals: Removals;
 };
 
 /**
@@ -75,14 +75,14 @@ export class ApplyPipeline {
   readonly #to: MessageWriter;
   readonly #prepared: PreparedStatements;
   readonly #arrays: ArrayParameters;
-  readonly #staged: Set<number>;
+  readonly #removals: Removals;
   #needsSync = false;
 
   constructor(session: PipelineSession) {
     this.#to = session.writer;
     this.#prepared = session.prepared;
     this.#arrays = session.arrays;
-    this.#staged = session.staged;
+    this.#removals = session.removals;
   }
 
   /** The messages, to be sent. */
@@ -120,11 +120,19 @@ export class ApplyPipeline {
     }
     // Deletes first: they free the unique values that the others may take.
     if (deletes.length > 0) {
-      if (isKeyless(table)) this.#removals(table, deletes);
+      if (isKeyless(table)) this.#stage(table, deletes);
       else this.#deletes(table, deletes);
     }
     for (const [unchanged, entries] of updates) this.#updates(table, entries, unchanged);
     if (inserts.length > 0) this.#inserts(table, inserts);
+  }
+
+  /** Remove the rows of a table without a key that wait for it: see staged-rows.ts. */
+  remove(table: ApplyTable): void {
+    const rows = this.#removals.take(table);
+    if (rows === 0) return;
+    const { before, remove, after } = removeStaged(table);
+    this.query([...before, [remove, { kind: 'rows', table, rows }], ...after]);
   }
 
   /** One change as it came. */
@@ -158,14 +166,13 @@ export class ApplyPipeline {
     for (const { bytes, at } of entries) this.#one(table, one, { bytes, key: at, row: at });
   }
 
-  /** Rows without a key, by content: see staged-rows.ts. */
-  #removals(table: ApplyTable, entries: readonly NetEntry[]): void {
-    this.query(stage(table, this.#staged.has(table.oid)));
-    this.#staged.add(table.oid);
+  #stage(table: ApplyTable, entries: readonly NetEntry[]): void {
+    const statements = this.#removals.prepare(table);
+    if (statements.length > 0) this.query(statements);
+    const before = this.#to.length;
     this.#copy(table, copyStaged(table), entries);
-    const { before, remove, after } = removeStaged(table);
-    const expectation = { kind: 'rows', table, rows: entries.length } as const;
-    this.query([...before, [remove, expectation], ...after]);
+    const staged = { rows: entries.length, bytes: this.#to.length - before };
+    if (!this.#removals.add(table, staged)) this.remove(table);
   }
 
   #updates(table: ApplyTable, entries: readonly NetEntry[], unchanged: string): void {

@@ -20,6 +20,7 @@ import { isKeyless } from '#src/wire/postgres/net-entry.ts';
 import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
 import { PreparedStatements } from './prepared-statements.ts';
+import { Removals } from './removals.ts';
 
 /**
  * The target's side of following: one connection, one transaction at a time.
@@ -46,9 +47,6 @@ const WRITER_BYTES_KEPT = 32 * 1024 * 1024;
 
 /** Prepared statements are forgotten beyond this number, for the memory of the server. */
 const PREPARED_MAX = 1_000;
-
-/** Temporary tables are dropped beyond this number, since each commit empties all of them. */
-const STAGED_MAX = 100;
 
 /** unique_violation and exclusion_violation: the two that an order can cause. */
 const ORDER_SQLSTATES = new Set(['23505', '23P01']);
@@ -84,9 +82,7 @@ export class ApplySession {
   readonly #prepared = new PreparedStatements();
   readonly #arrays = new ArrayParameters();
   readonly #walker = new FrameWalker();
-  /** Tables of which rows were staged in this transaction, and by this session. */
-  readonly #staged = new Set<number>();
-  readonly #stagedEver = new Set<number>();
+  readonly #removals = new Removals();
   #writer = new MessageWriter();
   #inTransaction = false;
   #hasSavepoint = false;
@@ -108,13 +104,16 @@ export class ApplySession {
   /** Apply a batch in the open transaction, or in a new one. */
   async apply(batch: ChangeBatch<ApplyTable>): Promise<void> {
     if (this.#prepared.count > PREPARED_MAX) await this.#forgetStatements();
-    if (!this.#inTransaction && this.#stagedEver.size > STAGED_MAX) await this.#forgetStaged();
+    if (!this.#inTransaction && this.#removals.areTooMany) await this.#dropStaged();
+    await this.#knowTables(batch);
+    const saved = this.#removals.save();
     try {
       await this.#applySteps(batch);
     } catch (error) {
       if (!(error instanceof RefusedStatement)) throw error;
       if (!ORDER_SQLSTATES.has(error.server.code)) throw error.toOperatorError();
       await this.#query(ROLL_BACK_BATCH);
+      this.#removals.restore(saved);
       await this.#forgetStatements();
       this.#failpoints.hit('apply.beforeExact');
       await this.#applyExact(batch);
@@ -124,6 +123,7 @@ export class ApplySession {
 
   /** Commit everything that was applied, together with the progress. Without changes it records progress only. */
   async commit(commit: ApplyCommit): Promise<void> {
+    await this.#removeWaiting(this.#removals.waiting()).catch(asOperatorError);
     const pipeline = this.#pipeline();
     this.#begin(pipeline, []);
     for (const statement of commit.statements) pipeline.query([statement]);
@@ -143,8 +143,7 @@ export class ApplySession {
   #ended(): void {
     this.#inTransaction = false;
     this.#hasSavepoint = false;
-    for (const oid of this.#staged) this.#stagedEver.add(oid);
-    this.#staged.clear();
+    this.#removals.ended();
   }
 
   async #applySteps(batch: ChangeBatch<ApplyTable>): Promise<void> {
@@ -158,6 +157,7 @@ export class ApplySession {
       } else if (step.kind === 'exact') {
         for (const change of step.changes) pipeline.row(change);
       } else {
+        for (const table of step.tables) pipeline.remove(table);
         await this.#run(pipeline);
         await this.#truncate(step.tables);
         pipeline = this.#pipeline();
@@ -186,6 +186,7 @@ export class ApplySession {
     }
     for (const step of batch.steps) {
       if (step.kind === 'truncate') {
+        for (const table of step.tables) pipeline.remove(table);
         await this.#run(pipeline).catch(asOperatorError);
         await this.#truncate(step.tables.filter(isKeyless));
         pipeline = this.#pipeline();
@@ -248,7 +249,7 @@ export class ApplySession {
       writer: this.#writer,
       prepared: this.#prepared,
       arrays: this.#arrays,
-      staged: this.#staged,
+      removals: this.#removals,
     });
   }
 
@@ -283,9 +284,30 @@ export class ApplySession {
     await this.#query('DEALLOCATE ALL');
   }
 
-  async #forgetStaged(): Promise<void> {
-    this.#stagedEver.clear();
+  async #dropStaged(): Promise<void> {
     await this.#query('DISCARD TEMPORARY');
+    this.#removals.dropped();
+  }
+
+  /** Learn of each table without a key, once, whether an index of it refuses rows. */
+  async #knowTables(batch: ChangeBatch<ApplyTable>): Promise<void> {
+    for (const step of batch.steps) {
+      if (step.kind !== 'net') continue;
+      for (const { table } of step.tables.values()) {
+        if (!isKeyless(table) || this.#removals.isKnown(table)) continue;
+        const rows = await this.#query(
+          `SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE (indisunique OR indisexclusion)
+             AND indrelid = pg_catalog.to_regclass(${quoteLiteral(quoteTable(table.name))}))::text`,
+        );
+        this.#removals.know(table, rows[0]?.[0] === 'true');
+      }
+    }
+  }
+
+  async #removeWaiting(tables: readonly ApplyTable[]): Promise<void> {
+    const pipeline = this.#pipeline();
+    for (const table of tables) pipeline.remove(table);
+    await this.#run(pipeline);
   }
 
   /** A statement of ours between pipelines. Rows of its only result. */
