@@ -1,5 +1,4 @@
 import { isBinarySafe } from './binary-safe.ts';
-import { conjunction } from './row-filter.ts';
 import { copiedColumns, type Table } from './table.ts';
 
 /**
@@ -65,13 +64,13 @@ export function partsOf(cut: TableCut): readonly Part[] {
   });
 }
 
-/** The condition that selects a part's rows. Needs a TID range scan (14 and later). */
-export function partCondition(part: Part, rowFilter?: string): string {
+/** The condition that selects a part's rows, or '' for a whole table. Needs a TID range scan (14 and later). */
+export function partCondition(part: Part): string {
   const bounds = [
-    part.firstPage > 0 ? `ctid >= '(${part.firstPage},0)'::tid` : undefined,
-    part.endPage !== undefined ? `ctid < '(${part.endPage},0)'::tid` : undefined,
-  ];
-  return conjunction(...bounds, rowFilter);
+    part.firstPage > 0 ? `ctid >= '(${part.firstPage},0)'::tid` : '',
+    part.endPage !== undefined ? `ctid < '(${part.endPage},0)'::tid` : '',
+  ].filter((bound) => bound !== '');
+  return bounds.length === 0 ? '' : ` WHERE ${bounds.join(' AND ')}`;
 }
 
 /** Binary is faster and exact, but only where both servers read every column the same way. */

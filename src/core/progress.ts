@@ -60,9 +60,6 @@ export type ProgressEvent =
       readonly total: number;
     }
   | ({ readonly type: 'lag' } & Lag)
-  /** Once, when the lag passes the tolerance of the shadow, and once when it is well below it again. */
-  | { readonly type: 'late'; readonly lagMs: number; readonly maxLagMs: number }
-  | { readonly type: 'inTime'; readonly lagMs: number; readonly maxLagMs: number }
   | {
       readonly type: 'verifyProgress';
       readonly table: TableName;
@@ -79,7 +76,6 @@ export type ProgressEvent =
       readonly rows: number;
       readonly chunksRead: number;
       readonly chunks: number;
-      readonly largeObjects: number;
       readonly differences: number;
       readonly unverified: readonly string[];
       readonly elapsedMs: number;

@@ -18,9 +18,7 @@ export async function checkKeys(context: CheckContext): Promise<readonly Finding
   );
   if (suspects.length === 0) return [];
   const candidates = await readCandidates(source, suspects);
-  return suspects.map((table) =>
-    describe(table, candidates.get(table.oid) ?? NO_CANDIDATES, context.sourceServer.major),
-  );
+  return suspects.map((table) => describe(table, candidates.get(table.oid) ?? NO_CANDIDATES));
 }
 
 type Candidates = {
@@ -70,9 +68,9 @@ async function readCandidates(
   );
 }
 
-function describe(table: Table, candidates: Candidates, sourceMajor: number): Finding {
+function describe(table: Table, candidates: Candidates): Finding {
   const object = describeTable(table);
-  const fix = fixOf(table, candidates, sourceMajor);
+  const fix = fixOf(table, candidates);
   const generated = generatedKeyColumn(table);
   if (generated !== undefined) {
     return finding(
@@ -86,7 +84,8 @@ function describe(table: Table, candidates: Candidates, sourceMajor: number): Fi
     return finding(
       'identity-full-without-key',
       object,
-      'it has REPLICA IDENTITY FULL and no unique index over NOT NULL columns, so its rows are named by all of their values, and each batch with an UPDATE or DELETE of it reads all of the table on the target',
+      'it has REPLICA IDENTITY FULL and no unique index over NOT NULL columns; tables without a key come with a later release',
+      fix,
     );
   }
   if (table.replicaIdentity === 'n') {
@@ -108,24 +107,16 @@ function describe(table: Table, candidates: Candidates, sourceMajor: number): Fi
   return finding(
     'no-key',
     object,
-    'it has no primary key or other replica identity, so UPDATE and DELETE would fail on the source once it is published',
+    'it has no primary key or other replica identity, so UPDATE and DELETE would fail on the source once it is published; tables without a key come with a later release',
     fix,
   );
 }
 
-/** Without an index that names its rows, all of their values do. */
-function fixOf(table: Table, { index }: Candidates, sourceMajor: number): Fix {
-  if (index !== undefined) {
-    const identity = index.isPrimary ? 'DEFAULT' : `USING INDEX ${quoteIdentifier(index.name)}`;
-    return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY ${identity}`);
-  }
-  const hasGenerated = table.columns.some((column) => column.isGenerated);
-  if (hasGenerated && sourceMajor >= WHOLE_IDENTITY_VERSION) return excludeFix(table);
-  return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY FULL`);
+function fixOf(table: Table, { index }: Candidates): Fix {
+  if (index === undefined) return excludeFix(table);
+  const identity = index.isPrimary ? 'DEFAULT' : `USING INDEX ${quoteIdentifier(index.name)}`;
+  return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY ${identity}`);
 }
-
-/** From here on FULL is refused on published tables with generated columns, which are not in the stream. */
-const WHOLE_IDENTITY_VERSION = 18;
 
 function generatedKeyColumn(table: Table): string | undefined {
   return table.key.find((name) =>

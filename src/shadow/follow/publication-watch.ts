@@ -2,11 +2,11 @@ import { quoteTable } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
-import { type Publication, publishedPartSql, requirePublication } from '#src/shadow/publication.ts';
+import { type Publication, requirePublication } from '#src/shadow/publication.ts';
 
 type PublishedTable = {
   readonly entry: string;
-  readonly part: string;
+  readonly isWhole: boolean;
   readonly exists: boolean;
 };
 
@@ -54,9 +54,7 @@ export class PublicationWatch {
       if (entry?.exists !== true) continue;
       const table = quoteTable(record);
       if (entry.entry === '') throw this.#changed(`does not publish table ${table} any more`);
-      if (entry.part !== record.published) {
-        throw this.#changed(`has another filter on table ${table} than it was made with`);
-      }
+      if (!entry.isWhole) throw this.#changed(`has a filter on table ${table}`);
       const earlier = this.#entries.get(record.sourceOid);
       if (earlier !== undefined && earlier.entry !== entry.entry) {
         throw this.#changed(`did not publish table ${table} for a while`);
@@ -66,9 +64,10 @@ export class PublicationWatch {
   }
 
   async #readEntries(source: Session): Promise<ReadonlyMap<number, PublishedTable>> {
+    // Row filters and column lists exist from 15 on.
     const rows = await source.query(
       `SELECT t.oid, r.oid AS entry, c.oid IS NOT NULL AS exists,
-              ${publishedPartSql(source.serverVersion)} AS part
+              to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL AS is_whole
          FROM unnest($1::oid[]) AS t (oid)
          LEFT JOIN pg_catalog.pg_class c ON c.oid = t.oid
          LEFT JOIN pg_catalog.pg_publication_rel r ON r.prrelid = t.oid AND r.prpubid = $2::oid`,
@@ -79,7 +78,7 @@ export class PublicationWatch {
         Number(row['oid']),
         {
           entry: row['entry'] ?? '',
-          part: row['part'] ?? '',
+          isWhole: row['is_whole'] === 't',
           exists: row['exists'] === 't',
         },
       ]),

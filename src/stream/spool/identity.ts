@@ -61,10 +61,8 @@ export function checkIdentity(
   directory: string,
   found: SpoolIdentity,
   expected: SpoolIdentity,
-  formerTimelines: readonly number[],
 ): void {
-  const isTimeline = [expected.timeline, ...formerTimelines].includes(found.timeline);
-  if (found.systemId !== expected.systemId || !isTimeline) {
+  if (found.systemId !== expected.systemId || found.timeline !== expected.timeline) {
     throw new OperatorError(
       'SOURCE_CHANGED',
       `the spool folder ${directory} is of system ${found.systemId} timeline ${found.timeline}, not of ${expected.systemId} timeline ${expected.timeline}`,

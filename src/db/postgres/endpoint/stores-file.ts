@@ -4,12 +4,6 @@ import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
-import {
-  type ColumnExclusion,
-  parseColumnExclusion,
-  parseRowFilter,
-  type RowFilter,
-} from '#src/core/row-filter.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import {
@@ -20,7 +14,7 @@ import {
 import { type Environment, resolveSettings, type Warn } from './endpoint.ts';
 
 /**
- * The file that gives databases names, and tables filters:
+ * The file that gives databases names:
  *
  *     stores:
  *       production:
@@ -29,10 +23,6 @@ import { type Environment, resolveSettings, type Warn } from './endpoint.ts';
  *         sslmode: verify-full
  *         sslrootcert: system
  *       shadow: postgres://localhost/shadow
- *     filters:
- *       shop.orders:
- *         where: id > 1000
- *         excludeColumns: [note]
  *
  * Beside `url`, or instead of it, stand libpq's parameters; they win over the URL's.
  */
@@ -55,14 +45,7 @@ const urlOrStore = z.preprocess(
   (value) => (typeof value === 'string' ? { url: value } : value),
   store,
 );
-const filter = z.strictObject({
-  where: z.string().optional(),
-  excludeColumns: z.array(z.string()).optional(),
-});
-const storesFile = z.strictObject({
-  stores: z.record(z.string(), urlOrStore).default({}),
-  filters: z.record(z.string(), filter).default({}),
-});
+const storesFile = z.strictObject({ stores: z.record(z.string(), urlOrStore) });
 
 /** What the file says of one store, before environment and defaults. */
 export type Store = z.output<typeof store>;
@@ -98,26 +81,6 @@ export function resolveStore(
 
 /** The stores of a file by name. Throws CONFIG_INVALID with line and column, without the file's text. */
 export function loadStores(path: string): ReadonlyMap<string, Store> {
-  return new Map(Object.entries(loadFile(path).stores));
-}
-
-/** The filters of a file, as --where and --exclude-column have them. Throws CONFIG_INVALID. */
-export function loadFilters(path: string): {
-  readonly where: readonly RowFilter[];
-  readonly excludeColumns: readonly ColumnExclusion[];
-} {
-  const filters = Object.entries(loadFile(path).filters);
-  return {
-    where: filters.flatMap(([table, { where }]) =>
-      where === undefined ? [] : [parseRowFilter(`${table}: ${where}`)],
-    ),
-    excludeColumns: filters.flatMap(([table, { excludeColumns }]) =>
-      (excludeColumns ?? []).map((column) => parseColumnExclusion(`${table}.${column}`)),
-    ),
-  };
-}
-
-function loadFile(path: string): z.output<typeof storesFile> {
   const lineCounter = new LineCounter();
   const document = parseDocument(readText(path), { lineCounter, prettyErrors: false });
   const place = (offset: number): string => {
@@ -131,7 +94,7 @@ function loadFile(path: string): z.output<typeof storesFile> {
     throw invalid(`${path} is not YAML: ${problem} at ${place(malformed.pos[0])}`);
   }
   const parsed = storesFile.safeParse(document.toJS());
-  if (parsed.success) return parsed.data;
+  if (parsed.success) return new Map(Object.entries(parsed.data.stores));
   // A misspelled key explains the missing one.
   const { issues } = parsed.error;
   const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0];
