@@ -16,7 +16,6 @@ export default defineConfig({
           name: 'plain',
           include: FOLDERS.map((folder) => `${folder}/**/*.test.ts`),
           exclude: WITH_POSTGRES,
-          globalSetup: ['test/output-setup.ts'],
           testTimeout: LIMIT_MS,
           hookTimeout: LIMIT_MS,
         },
@@ -25,7 +24,7 @@ export default defineConfig({
         test: {
           name: 'postgres',
           include: WITH_POSTGRES,
-          globalSetup: ['test/output-setup.ts', 'test/global-setup.ts'],
+          globalSetup: ['test/global-setup.ts'],
           testTimeout: LIMIT_MS,
           hookTimeout: LIMIT_MS,
         },

@@ -7,8 +7,6 @@ import { runCommandLine } from '#src/cli/command-line.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { systemClock } from '#src/lib/clock.ts';
 
-import { recordOutput } from './output.ts';
-
 const MAIN = join(import.meta.dirname, '../src/main.ts');
 
 export type Ended = {
@@ -46,14 +44,9 @@ export function startCommand(
   const watchers = new Set<() => void>();
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
-    // A file a process: half a line of one must not be followed by another's.
-    recordOutput(`${child.pid}.stdout`, text);
     for (const look of watchers) look();
   });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-    recordOutput(`${child.pid}.stderr`, text);
-  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
   const ended = once(child, 'close').then(([code]): Ended => ({ code, stdout, stderr }));
   return {
     processId: child.pid ?? 0,
@@ -95,14 +88,7 @@ export async function runInProcess(args: readonly string[]): Promise<Ended> {
     { env: {}, stdout, stderr, clock: systemClock, signal: new AbortController().signal },
     args,
   );
-  const ended = {
-    code,
-    stdout: String(stdout.read() ?? ''),
-    stderr: String(stderr.read() ?? ''),
-  };
-  recordOutput('stdout', ended.stdout);
-  recordOutput('stderr', ended.stderr);
-  return ended;
+  return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') };
 }
 
 /** Every line of a --json output. */

@@ -12,9 +12,10 @@ import {
   insertShadow,
   installLedger,
   readShadows,
+  recordPublished,
   type ShadowRecord,
 } from '#src/shadow/ledger.ts';
-import type { Publication } from '#src/shadow/publication.ts';
+import { type Publication, readPublishedParts } from '#src/shadow/publication.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
 
 /**
@@ -30,6 +31,7 @@ export async function recordFollowedShadow(options: {
   readonly publication: Publication;
   readonly slot: { readonly name: string; readonly consistentLsn: Lsn };
   readonly spoolDirectory: string;
+  readonly maxLagMs?: number | undefined;
 }): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
   const { source, target, shadowId, tables, publication, slot } = options;
   const system = await identifySource(source);
@@ -52,12 +54,14 @@ export async function recordFollowedShadow(options: {
     spoolDirectory: options.spoolDirectory,
     sourceWalBytesMax: 2 ** 40,
     stoppedSpoolBytesMax: 2 ** 40,
+    maxLagMs: options.maxLagMs ?? 0,
     phase: 'following',
     stopCode: undefined,
     stopMessage: undefined,
   };
   await insertShadow(target, record);
   await insertRelations(target, shadowId, tables);
+  await recordPublished(target, shadowId, await readPublishedParts(source, publication.oid));
   await target.query(
     `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,
   );

@@ -38,6 +38,7 @@ export function testFollowedTable(table: TestTable): FollowedTable {
       stop: undefined,
       isSpooled: false,
       spoolBytes: 0,
+      published: '',
     },
     targetColumns: new Map(
       columns.map(({ name, typeOid }) => [
@@ -50,6 +51,7 @@ export function testFollowedTable(table: TestTable): FollowedTable {
           typeModifier: -1,
           isArray: false,
           isCastInput: true,
+          hasKnownLength: true,
           equality: '=',
         },
       ]),

@@ -12,13 +12,13 @@ import { openSession, type Session } from '#src/db/postgres/connection/session.t
 import { createLogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
+import { createLogger } from '#src/lib/log.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import type { ShadowRecord } from '#src/shadow/ledger.ts';
 import { createPublication } from '#src/shadow/publication.ts';
 
 import { recordFollowedShadow } from './followed-shadow.ts';
-import { recordError, recordingLogger, recordLine } from './output.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from './postgres.ts';
 
 export type FollowedPair = AsyncDisposable & {
@@ -42,6 +42,8 @@ export type FollowOptions = {
   readonly targetDdl?: string;
   /** Everything, when undefined. */
   readonly selection?: Selection;
+  /** Lag beyond which the shadow is late. */
+  readonly maxLagMs?: number;
   /** Another than the shared server. */
   readonly sourceServer?: Endpoint;
   /**
@@ -86,7 +88,13 @@ export async function followPair(
   );
   const spoolDirectory = await mkdtemp(join(tmpdir(), 'understudy-spool-'));
   owned.defer(async () => rm(spoolDirectory, { recursive: true, force: true }));
-  const { shadow, epoch } = await registerShadow({ source, control, spoolDirectory, selection });
+  const { shadow, epoch } = await registerShadow({
+    source,
+    control,
+    spoolDirectory,
+    selection,
+    maxLagMs: options.maxLagMs,
+  });
 
   const events: ProgressEvent[] = [];
   const follower = owned.use(
@@ -96,11 +104,8 @@ export async function followPair(
       epoch,
       spoolDirectory,
       clock: systemClock,
-      log: recordingLogger(),
-      report: (event) => {
-        recordLine('events', event);
-        events.push(event);
-      },
+      log: createLogger('silent'),
+      report: (event) => void events.push(event),
       failpoints: createFailpoints(undefined),
       onFence: async () => undefined,
     }),
@@ -109,10 +114,7 @@ export async function followPair(
   const ended = supervise(
     [follower.spooling, follower.applying, follower.serving],
     aborting.signal,
-  ).catch((error: unknown) => {
-    recordError(error);
-    return error;
-  });
+  ).catch((error: unknown) => error);
   const stop = async (): Promise<unknown> => {
     aborting.abort();
     return ended;
@@ -142,8 +144,9 @@ async function registerShadow(parts: {
   readonly control: Session;
   readonly spoolDirectory: string;
   readonly selection: Selection;
+  readonly maxLagMs: number | undefined;
 }): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
-  const { source, control, spoolDirectory, selection } = parts;
+  const { source, control, spoolDirectory, selection, maxLagMs } = parts;
   const shadowId = source.name.slice(-8);
   const tables = await readTables(source.session, selection);
   const name = `understudy_${shadowId}`;
@@ -163,6 +166,7 @@ async function registerShadow(parts: {
     publication,
     slot: { name, consistentLsn: slot.consistentLsn },
     spoolDirectory,
+    maxLagMs,
   });
 }
 

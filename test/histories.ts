@@ -20,6 +20,7 @@ import { type Row, TableModel } from './table-model.ts';
  */
 export type HistoryTable = {
   readonly oid: number;
+  /** None: without a key, under REPLICA IDENTITY FULL. */
   readonly keyIndexes: readonly number[];
   /** Columns of which each has a unique index of its own; NULL as often as one likes. */
   readonly uniqueIndexes: readonly number[];
@@ -32,7 +33,7 @@ export type HistoryMessage = { readonly tag: number; readonly bytes: Buffer };
 
 /** What the generator draws; what it means depends on the rows that are there. */
 const anyOperation = fc.record({
-  table: fc.nat(1),
+  table: fc.nat(11),
   kind: fc.constantFrom(
     ...(['insert', 'insert', 'insert', 'update', 'update', 'move', 'delete'] as const),
     ...(['reinsert', 'swap', 'takeOver', 'truncate'] as const),
@@ -120,8 +121,8 @@ export class History {
 
   #delete(table: HistoryTable, row: Row): void {
     this.#modelOf(table).delete(row);
-    const before = tuple(keyOnly(table, row), this.#kind);
-    this.#emit({ tag: TAG.delete, bytes: deleteMessage(table.oid, 'K', before) });
+    const before = tuple(oldOf(table, row), this.#kind);
+    this.#emit({ tag: TAG.delete, bytes: deleteMessage(table.oid, oldKindOf(table), before) });
   }
 
   /** Whether the source would have let it happen. */
@@ -134,7 +135,10 @@ export class History {
     });
     const isMoved = model.keyOf(old) !== model.keyOf(whole);
     model.update(old, whole);
-    const before = isMoved ? { before: tuple(keyOnly(table, old), this.#kind) } : {};
+    const before =
+      isMoved || model.isKeyless
+        ? { kind: oldKindOf(table), before: tuple(oldOf(table, old), this.#kind) }
+        : {};
     const bytes = updateMessage(table.oid, { ...before, after: tuple(after, this.#kind) });
     this.#emit({ tag: TAG.update, bytes });
     return true;
@@ -152,7 +156,7 @@ export class History {
     const others = model.rows().filter((other) => model.keyOf(other) !== mine);
     return others.some(
       (other) =>
-        model.keyOf(other) === model.keyOf(row) ||
+        (!model.isKeyless && model.keyOf(other) === model.keyOf(row)) ||
         table.uniqueIndexes.some((i) => row[i] !== null && row[i] === other[i]),
     );
   }
@@ -181,6 +185,12 @@ function allBut(table: HistoryTable, indexes: readonly number[]): readonly numbe
   return Array.from({ length: table.columns }, (_, i) => i).filter((i) => !indexes.includes(i));
 }
 
-function keyOnly(table: HistoryTable, row: Row): Row {
+/** What the source sends of an old row: all of it, or its key. */
+function oldKindOf({ keyIndexes }: HistoryTable): 'O' | 'K' {
+  return keyIndexes.length === 0 ? 'O' : 'K';
+}
+
+function oldOf(table: HistoryTable, row: Row): Row {
+  if (table.keyIndexes.length === 0) return row;
   return row.map((value, i) => (table.keyIndexes.includes(i) ? value : null));
 }

@@ -25,6 +25,8 @@ export function checkCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.schema)
     .addOption(OPTIONS.table)
     .addOption(OPTIONS.exclude)
+    .addOption(OPTIONS.where)
+    .addOption(OPTIONS.excludeColumn)
     .addOption(OPTIONS.config)
     .addOption(OPTIONS.json)
     .addOption(OPTIONS.logLevel)

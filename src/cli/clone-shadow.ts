@@ -20,6 +20,7 @@ export type CloneSettings = {
   readonly spoolDirectory: string | undefined;
   readonly sourceWalBytesMax: number;
   readonly stoppedSpoolBytesMax: number;
+  readonly maxLagMs?: number | undefined;
   readonly untilLsn: Lsn | undefined;
   readonly onChecked?: (result: CheckResult) => void;
   readonly onInStep?: (shadow: InStep) => Promise<void>;

@@ -46,12 +46,15 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.schema)
     .addOption(OPTIONS.table)
     .addOption(OPTIONS.exclude)
+    .addOption(OPTIONS.where)
+    .addOption(OPTIONS.excludeColumn)
     .addOption(OPTIONS.jobs)
     .addOption(OPTIONS.follow)
     .addOption(OPTIONS.verify)
     .addOption(OPTIONS.spool)
     .addOption(OPTIONS.maxSourceWal)
     .addOption(OPTIONS.stoppedSpoolMax)
+    .addOption(OPTIONS.maxLag)
     .addOption(OPTIONS.untilLsn)
     .addOption(OPTIONS.config)
     .addOption(OPTIONS.json)
@@ -82,6 +85,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             spoolDirectory: options.spool,
             sourceWalBytesMax: options.maxSourceWal,
             stoppedSpoolBytesMax: options.stoppedSpoolMax,
+            maxLagMs: options.maxLag,
             untilLsn: options.untilLsn,
             onChecked: (result) => {
               (result.isRefused ? printFindings : printWarnings)(run.screen, result);

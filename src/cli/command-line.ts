@@ -13,7 +13,7 @@ import { paintFor } from './terminal/paint.ts';
 import { verifyCommand } from './verify.ts';
 
 const EPILOGUE = `
-Exit codes: 0 ok, 1 failed, 2 refused by the pre-flight check, 3 differences found, 130 interrupted.
+Exit codes: 0 ok, 1 failed, 2 refused by the pre-flight check, 3 differences found, 4 late, 130 interrupted.
 Passwords come from the URL, PGPASSWORD, ~/.pgpass, or a store's \`password: env:NAME\` (--config).
 
 A first shadow:

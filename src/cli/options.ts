@@ -1,8 +1,17 @@
 import { Option } from '@commander-js/extra-typings';
 
+import {
+  type ColumnExclusion,
+  parseColumnExclusion,
+  parseRowFilter,
+  type RowFilter,
+  sortFilters,
+} from '#src/core/row-filter.ts';
 import type { Selection } from '#src/core/selection.ts';
+import { loadFilters } from '#src/db/postgres/endpoint/stores-file.ts';
 
 import {
+  durationOrOff,
   integer,
   oneOf,
   parseOption,
@@ -28,6 +37,7 @@ export const STOPPED_SPOOL_BYTES_MAX = 10 * 2 ** 30;
 const JOBS = integer({ min: 1, max: 32 });
 const SOURCE_WAL = size({ min: '64MB', max: '100TB' });
 const STOPPED_SPOOL = size({ min: '1MB', max: '100TB' });
+const MAX_LAG = durationOrOff({ min: '1s', max: '365d' });
 const LOG_LEVELS = oneOf(['error', 'warn', 'info', 'debug', 'silent']);
 
 export const OPTIONS = {
@@ -49,7 +59,22 @@ export const OPTIONS = {
   exclude: new Option('--exclude <pattern>', 'not these tables; repeatable')
     .argParser(many('--exclude', pattern))
     .default([], 'none'),
-  config: new Option('--config <file>', 'YAML file that names stores').argParser(
+  where: new Option(
+    '--where <filter>',
+    "'schema.table: predicate', only these rows of a table; repeatable",
+  )
+    .argParser((text: string, before: readonly RowFilter[]) => [...before, parseRowFilter(text)])
+    .default([], 'every row'),
+  excludeColumn: new Option(
+    '--exclude-column <column>',
+    "'schema.table.column', without its values; repeatable",
+  )
+    .argParser((text: string, before: readonly ColumnExclusion[]) => [
+      ...before,
+      parseColumnExclusion(text),
+    ])
+    .default([], 'none'),
+  config: new Option('--config <file>', 'YAML file that names stores and filters').argParser(
     one('--config', path),
   ),
   json: new Option('--json', 'print JSON, one object a line (docs/json.md)'),
@@ -77,6 +102,10 @@ export const OPTIONS = {
   )
     .argParser(one('--stopped-spool-max', STOPPED_SPOOL))
     .default(STOPPED_SPOOL_BYTES_MAX, '10GB'),
+  maxLag: new Option(
+    '--max-lag <time>',
+    'lag beyond which the shadow is late, such as 30s, or off (default: as before, else off)',
+  ).argParser(one('--max-lag', MAX_LAG)),
   untilLsn: new Option(
     '--until-lsn <lsn>',
     'with --follow: end once this position of the source is applied',
@@ -86,12 +115,30 @@ export const OPTIONS = {
   once: new Option('--once', 'end when the shadow has verified clean under load'),
 } as const;
 
+/** The dataset that a command line and its --config file name. Throws CONFIG_INVALID. */
 export function selectionOf(options: {
   readonly schema: readonly string[];
   readonly table: readonly string[];
   readonly exclude: readonly string[];
+  readonly where?: readonly RowFilter[];
+  readonly excludeColumn?: readonly ColumnExclusion[];
+  readonly config?: string | undefined;
 }): Selection {
-  return { schemas: options.schema, tables: options.table, exclude: options.exclude };
+  const { schema: schemas, table: tables, exclude, where, excludeColumn, config } = options;
+  // What verifies takes the filters of the shadow, which it finds without them.
+  const isFilterable = where !== undefined && excludeColumn !== undefined;
+  const file =
+    config === undefined || !isFilterable ? { where: [], excludeColumns: [] } : loadFilters(config);
+  return {
+    schemas,
+    tables,
+    exclude,
+    where: sortFilters('--where', [...(where ?? []), ...file.where]),
+    excludeColumns: sortFilters('--exclude-column', [
+      ...(excludeColumn ?? []),
+      ...file.excludeColumns,
+    ]),
+  };
 }
 
 function one<T>(flag: string, kind: ValueKind<T>): (text: string) => T {

@@ -45,7 +45,9 @@ export function statusCommand(shell: Shell, finish: (exitCode: number) => void) 
               slotName: shadow.slotName ?? null,
               spoolDirectory: shadow.spoolDirectory ?? null,
               stop: shadow.stop ?? null,
+              largeObjects: shadow.largeObjects ?? null,
               lag: shadow.lag ?? null,
+              maxLagMs: shadow.maxLagMs ?? null,
               sourceWalEtaMs: shadow.sourceWalEtaMs ?? null,
               verification: shadow.verification ?? null,
             },
@@ -56,7 +58,7 @@ export function statusCommand(shell: Shell, finish: (exitCode: number) => void) 
           { type: 'listed', shadows: shadows.length },
           shadows.length === 0 ? ['The target holds no shadow.'] : [],
         );
-        return EXIT_CODES.ok;
+        return shadows.some(({ isLate }) => isLate) ? EXIT_CODES.late : EXIT_CODES.ok;
       });
       finish(exitCode);
     });

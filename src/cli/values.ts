@@ -47,6 +47,35 @@ export function parseSize(text: string): number | undefined {
   return unit === undefined ? undefined : Math.floor(Number(match?.[1]) * unit);
 }
 
+const DURATION_UNITS: Readonly<Record<string, number>> = {
+  ms: 1,
+  s: 1_000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
+
+/** Milliseconds, or 0 for `off`. */
+export function durationOrOff(limits: { min: string; max: string }): ValueKind<number> {
+  const min = parseDuration(limits.min) ?? 0;
+  const max = parseDuration(limits.max) ?? Number.MAX_SAFE_INTEGER;
+  return {
+    expected: `a time from ${limits.min} to ${limits.max} with a unit (s, m, h, d), such as 30s, or off`,
+    parse: (text) => {
+      if (text === 'off') return 0;
+      const ms = parseDuration(text);
+      return ms !== undefined && ms >= min && ms <= max ? ms : undefined;
+    },
+  };
+}
+
+/** `30s`, `1.5 h`, `500ms` in milliseconds; a bare number is refused, since its unit would be a guess. */
+export function parseDuration(text: string): number | undefined {
+  const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(ms|[smhd])$/.exec(text.trim());
+  const unit = DURATION_UNITS[match?.[2] ?? ''];
+  return unit === undefined ? undefined : Math.floor(Number(match?.[1]) * unit);
+}
+
 export const position: ValueKind<Lsn> = {
   expected: 'a WAL position such as 16/B374D848',
   parse: parseLsn,

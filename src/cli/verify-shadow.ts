@@ -4,7 +4,9 @@ import { quoteTable } from '#src/core/table.ts';
 import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import { findShadow, identifySource } from '#src/shadow/clone/register.ts';
+import { identifySource, selectsSameTables } from '#src/shadow/clone/register.ts';
+import { describeReason } from '#src/shadow/definition-only.ts';
+import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
 import { readSequenceNames } from '#src/shadow/schema/sequences.ts';
@@ -118,8 +120,12 @@ async function chooseComparison(
   await using source = await openSession(settings.source, { applicationName });
   await using target = await openSession(settings.target, { applicationName });
   const shadow = await chooseShadow({ source, target }, settings.selection);
+  if (shadow?.isFollowed === true) await requireTimeline(source, shadow);
   const isNamed = Object.values(settings.selection).some((patterns) => patterns.length > 0);
-  const selection = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
+  const named = isNamed ? settings.selection : (shadow?.selection ?? settings.selection);
+  // Whatever part of it is asked for, the shadow holds what its filters left.
+  const { where, excludeColumns } = shadow?.selection ?? named;
+  const selection = { ...named, where, excludeColumns };
   const { tables, partitioned, unsupported } = await readRelations(source, selection);
   const owners = new Set([...tables, ...partitioned].map(quoteTable));
   const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
@@ -130,12 +136,25 @@ async function chooseComparison(
     tables,
     // Sequences know no snapshots: beside one they are merely further on (trap 27).
     sequences: moment.kind === 'snapshot' ? [] : await readSequenceNames(source, owners),
-    leftOut: unsupported.map(({ schema, name, reason }) => `${schema}.${name} (${reason})`),
+    isWithLargeObjects: includesLargeObjects(selection),
+    leftOut: unsupported.map(
+      ({ schema, name, reason }) => `${schema}.${name} (${describeReason(reason)})`,
+    ),
     shadowId: shadow?.shadowId,
     moment,
     isFull: settings.isFull,
     jobs: settings.jobs,
   };
+}
+
+/** What another primary has must not be compared with, still less written over, what is followed. */
+async function requireTimeline(source: Session, shadow: ShadowRecord): Promise<void> {
+  const { timeline } = await identifySource(source);
+  if (timeline === shadow.sourceTimeline) return;
+  throw new OperatorError(
+    'SOURCE_CHANGED',
+    `the source is on timeline ${timeline}, shadow ${shadow.shadowId} follows ${shadow.sourceTimeline}`,
+  );
 }
 
 /** The shadow of this source on this target: that of this selection, or the only one. */
@@ -145,12 +164,13 @@ async function chooseShadow(
 ): Promise<ShadowRecord | undefined> {
   const identity = await identifySource(sessions.source);
   const shadows = await readShadows(sessions.target);
-  const same = findShadow(shadows, identity, selection);
-  if (same !== undefined) return same;
-  const [only, ...others] = shadows.filter(
+  const ours = shadows.filter(
     ({ sourceSystemId, sourceDatabase }) =>
       sourceSystemId === identity.systemId && sourceDatabase === identity.database,
   );
+  const same = ours.find((shadow) => selectsSameTables(shadow.selection, selection));
+  if (same !== undefined) return same;
+  const [only, ...others] = ours;
   if (others.length === 0) return only;
   throw new OperatorError(
     'CONFIG_INVALID',

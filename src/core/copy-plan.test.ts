@@ -43,16 +43,17 @@ test('a resume computes the same parts from what was recorded', () => {
 test('an empty table is one part without a condition', () => {
   const parts = partsOf(cutTable({ pages: 0, sourceBytes: 0 }, 64 * MIB));
   expect(parts).toEqual([{ number: 0, firstPage: 0, endPage: undefined, sourceBytes: 0 }]);
-  expect(partCondition(parts[0]!)).toBe('');
+  expect(partCondition(parts[0]!)).toBe('true');
 });
 
 test('a part is bounded by pages on both sides, the first and the last on one', () => {
   const parts = partsOf({ pages: 25, partPages: 10, sourceBytes: 25 * 8192 });
-  expect(parts.map(partCondition)).toEqual([
-    " WHERE ctid < '(10,0)'::tid",
-    " WHERE ctid >= '(10,0)'::tid AND ctid < '(20,0)'::tid",
-    " WHERE ctid >= '(20,0)'::tid",
+  expect(parts.map((part) => partCondition(part))).toEqual([
+    "(ctid < '(10,0)'::tid)",
+    "(ctid >= '(10,0)'::tid) AND (ctid < '(20,0)'::tid)",
+    "(ctid >= '(20,0)'::tid)",
   ]);
+  expect(partCondition(parts[2]!, 'a OR b')).toBe("(ctid >= '(20,0)'::tid) AND (a OR b)");
 });
 
 test('a table with much TOAST behind few pages is cut by its whole size', () => {

@@ -1,4 +1,5 @@
 import { isBinarySafe } from './binary-safe.ts';
+import { conjunction } from './row-filter.ts';
 import { copiedColumns, type Table } from './table.ts';
 
 /**
@@ -64,13 +65,13 @@ export function partsOf(cut: TableCut): readonly Part[] {
   });
 }
 
-/** The condition that selects a part's rows, or '' for a whole table. Needs a TID range scan (14 and later). */
-export function partCondition(part: Part): string {
+/** The condition that selects a part's rows. Needs a TID range scan (14 and later). */
+export function partCondition(part: Part, rowFilter?: string): string {
   const bounds = [
-    part.firstPage > 0 ? `ctid >= '(${part.firstPage},0)'::tid` : '',
-    part.endPage !== undefined ? `ctid < '(${part.endPage},0)'::tid` : '',
-  ].filter((bound) => bound !== '');
-  return bounds.length === 0 ? '' : ` WHERE ${bounds.join(' AND ')}`;
+    part.firstPage > 0 ? `ctid >= '(${part.firstPage},0)'::tid` : undefined,
+    part.endPage !== undefined ? `ctid < '(${part.endPage},0)'::tid` : undefined,
+  ];
+  return conjunction(...bounds, rowFilter);
 }
 
 /** Binary is faster and exact, but only where both servers read every column the same way. */

@@ -60,6 +60,9 @@ export type ProgressEvent =
       readonly total: number;
     }
   | ({ readonly type: 'lag' } & Lag)
+  /** Once, when the lag passes the tolerance of the shadow, and once when it is well below it again. */
+  | { readonly type: 'late'; readonly lagMs: number; readonly maxLagMs: number }
+  | { readonly type: 'inTime'; readonly lagMs: number; readonly maxLagMs: number }
   | {
       readonly type: 'verifyProgress';
       readonly table: TableName;
@@ -76,6 +79,7 @@ export type ProgressEvent =
       readonly rows: number;
       readonly chunksRead: number;
       readonly chunks: number;
+      readonly largeObjects: number;
       readonly differences: number;
       readonly unverified: readonly string[];
       readonly elapsedMs: number;

@@ -130,6 +130,7 @@ export function buildsIndex(statement: string): boolean {
   return INDEXED_CONSTRAINT.test(statement);
 }
 
-function unquote(part: string): string {
+/** The name that a part of a dump stands for. */
+export function unquote(part: string): string {
   return part.startsWith('"') ? part.slice(1, -1).replaceAll('""', '"') : part;
 }

@@ -7,8 +7,9 @@ import {
   parseEntries,
   parseForeignKey,
   parseTable,
+  unquote,
 } from './schema-entry.ts';
-import { quoteTable, type TableName } from './table.ts';
+import { quoteIdentifier, quoteTable, type TableName } from './table.ts';
 
 /**
  * What is done after the data, in this order:
@@ -93,7 +94,11 @@ const IMPLIED_COMMENT = /^COMMENT ON (?:EXTENSION|EVENT TRIGGER|PUBLICATION|SUBS
  */
 export function parseSchemaScript(
   dump: string,
-  options: { readonly populated: readonly TableName[] },
+  options: {
+    readonly populated: readonly TableName[];
+    /** Foreign keys (see `constraintName`) that rows left out by a filter may break. */
+    readonly unvalidated?: ReadonlySet<string>;
+  },
 ): SchemaScript {
   const skipped: Skipped[] = [];
   const entries = parseEntries(dump).filter((entry) => {
@@ -104,7 +109,7 @@ export function parseSchemaScript(
   const firstPostData = entries.findIndex((entry) => POST_DATA_KINDS.has(entry.kind));
   const preData = firstPostData < 0 ? entries : entries.slice(0, firstPostData);
   const postData = firstPostData < 0 ? [] : entries.slice(firstPostData);
-  const known = readTables(preData);
+  const known = { ...readTables(preData), unvalidated: options.unvalidated ?? new Set<string>() };
   const steps = postData.flatMap((entry) => classify(entry, known, skipped));
   const populated = new Set(options.populated.map(quoteTable));
   return {
@@ -125,9 +130,15 @@ type KnownTables = {
   readonly partitioned: ReadonlySet<string>;
   /** Materialised views and tables: what exists once pre-data has run. */
   readonly relations: ReadonlySet<string>;
+  readonly unvalidated: ReadonlySet<string>;
 };
 
-function readTables(preData: readonly Entry[]): KnownTables {
+/** How a constraint is named among `unvalidated`. */
+export function constraintName(table: TableName, constraint: string): string {
+  return `${quoteTable(table)} ${quoteIdentifier(constraint)}`;
+}
+
+function readTables(preData: readonly Entry[]): Omit<KnownTables, 'unvalidated'> {
   const tables = new Map<string, TableName>();
   const partitioned = new Set<string>();
   const relations = new Set<string>();
@@ -209,15 +220,20 @@ function foreignKeySteps(
     return [];
   }
   if (foreignKey.isNotValid || foreignKey.isNotEnforced) return [step('foreign-key', statement)];
+  const table = parseTable(statement);
+  assert(table !== undefined, `a foreign key without a table: ${object}`);
+  const isBroken = known.unvalidated.has(constraintName(table, unquote(foreignKey.constraint)));
   // NOT VALID is refused on partitioned tables before 18, and a validation before 18 does not reach the
   // constraint's copies for partitions that are referenced.
   if (foreignKey.isOnPartitioned || known.partitioned.has(references)) {
-    return [step('validate', statement)];
+    if (!isBroken) return [step('validate', statement)];
+    skipped.push({ kind, object, reason: `rows of ${references} are left out by a filter` });
+    return [];
   }
-  const table = parseTable(statement);
-  assert(table !== undefined, `a foreign key without a table: ${object}`);
+  const added = step('foreign-key', `${statement} NOT VALID`);
+  if (isBroken) return [added];
   return [
-    step('foreign-key', `${statement} NOT VALID`),
+    added,
     step(
       'validate',
       `ALTER TABLE ONLY ${quoteTable(table)} VALIDATE CONSTRAINT ${foreignKey.constraint}`,

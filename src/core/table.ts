@@ -1,3 +1,5 @@
+import type { Filtered } from './row-filter.ts';
+
 /** A relation's name as the catalog spells it, unquoted. */
 export type TableName = { readonly schema: string; readonly name: string };
 
@@ -22,22 +24,23 @@ export type Column = {
 };
 
 /** A table that holds rows of its own: an ordinary table or a leaf partition. */
-export type Table = TableName & {
-  /** pg_class.oid on the source: identity that survives a rename. */
-  readonly oid: number;
-  /** Live columns in attnum order, generated ones included. */
-  readonly columns: readonly Column[];
-  /** Names of the replica identity's columns in index order; empty means no usable key. */
-  readonly key: readonly string[];
-  /** pg_class.relreplident: d default, i index, f full, n nothing. */
-  readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
-  /** The partitioned table at the root, when this is a leaf partition. */
-  readonly partitionRoot: TableName | undefined;
-  /** pg_relation_size / block size, now. */
-  readonly pages: number;
-  /** pg_class.reltuples, -1 when never analysed. */
-  readonly rowsEstimate: number;
-};
+export type Table = TableName &
+  Filtered & {
+    /** pg_class.oid on the source: identity that survives a rename. */
+    readonly oid: number;
+    /** Live columns of the dataset in attnum order, generated ones included, excluded ones not. */
+    readonly columns: readonly Column[];
+    /** Names of the replica identity's columns in index order; empty means no usable key. */
+    readonly key: readonly string[];
+    /** pg_class.relreplident: d default, i index, f full, n nothing. */
+    readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
+    /** The partitioned table at the root, when this is a leaf partition. */
+    readonly partitionRoot: TableName | undefined;
+    /** pg_relation_size / block size, now. */
+    readonly pages: number;
+    /** pg_class.reltuples, -1 when never analysed. */
+    readonly rowsEstimate: number;
+  };
 
 /** `"Weird ""name"""`: always quoted, so that no keyword list has to be known. */
 export function quoteIdentifier(name: string): string {

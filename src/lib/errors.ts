@@ -7,6 +7,7 @@ export const EXIT_CODES = {
   failed: 1,
   refused: 2,
   different: 3,
+  late: 4,
   interrupted: 130,
 } as const;
 
@@ -108,6 +109,14 @@ const CATALOG = {
     onError: 'halt',
     hint: 'The source is not the server this shadow was made from; check the URL, or re-seed.',
   },
+  SOURCE_BEHIND: {
+    onError: 'resnapshot',
+    hint: 'A failover lost what the shadow has: `understudy drop`, then `clone` again.',
+  },
+  TIMELINE_CHANGED: {
+    onError: 'retry',
+    hint: 'A standby was promoted; run again: it goes on if the new primary has all it needs.',
+  },
   WAL_BUDGET_EXCEEDED: {
     onError: 'resnapshot',
     hint: 'The slot was dropped to protect the source: `understudy drop`, then `clone` again.',
@@ -143,6 +152,10 @@ const CATALOG = {
   TABLE_CHANGED: {
     onError: 'halt',
     hint: 'The table has another shape than when it was copied; drop the shadow and clone again.',
+  },
+  ROW_INCOMPLETE: {
+    onError: 'halt',
+    hint: 'Copy the table again: `understudy reseed --table T`, or drop the shadow and clone again.',
   },
   TABLE_DIVERGED: {
     onError: 'halt',

@@ -147,7 +147,9 @@ const LEDGER_TABLES = [
   'lease',
   'snapshot',
   'relation',
+  'definition_only',
   'part',
+  'large_objects',
   'step',
   'adjustment',
   'progress',
@@ -157,6 +159,7 @@ const LEDGER_TABLES = [
   'chunk',
   'dirty_chunk',
   'dirty_table',
+  'schema_version',
   'verification',
   'shadow',
 ];
@@ -204,7 +207,8 @@ async function undoAdjustments(target: Session, shadowId: string): Promise<numbe
       await target.query('RELEASE SAVEPOINT undo');
     } catch (error) {
       // The object is gone, and its adjustment with it: undefined_table, undefined_object, undefined_column.
-      if (!['42P01', '42704', '42703'].includes(sqlstateOf(error) ?? '')) throw error;
+      // Or it is a NOT NULL, and the column is still as empty as it was excluded to be: not_null_violation.
+      if (!['42P01', '42704', '42703', '23502'].includes(sqlstateOf(error) ?? '')) throw error;
       await target.query('ROLLBACK TO SAVEPOINT undo');
     }
   }

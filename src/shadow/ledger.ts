@@ -29,6 +29,8 @@ export type ShadowRecord = {
   readonly sourceWalBytesMax: number;
   /** What the spool may keep for stopped tables alone. */
   readonly stoppedSpoolBytesMax: number;
+  /** The lag beyond which the shadow is late; 0: none. */
+  readonly maxLagMs: number;
   readonly phase: Phase;
   readonly stopCode: string | undefined;
   readonly stopMessage: string | undefined;
@@ -48,6 +50,8 @@ const selectionSchema = z.object({
   schemas: z.array(z.string()),
   tables: z.array(z.string()),
   exclude: z.array(z.string()),
+  where: z.array(z.object({ schema: z.string(), name: z.string(), predicate: z.string() })),
+  excludeColumns: z.array(z.object({ schema: z.string(), name: z.string(), column: z.string() })),
 });
 
 /** Make schema `understudy` if it is not there. Throws LEDGER_VERSION. */
@@ -82,8 +86,8 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
        (shadow_id, ledger_version, source_system_id, source_timeline, source_database, source_address,
         slot_name, publication_name, publication_oid, origin_name, selection, is_followed,
         stream_format, consistent_lsn, spool_directory, source_wal_bytes_max, phase,
-        stopped_spool_bytes_max)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+        stopped_spool_bytes_max, max_lag_ms)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
     [
       shadow.shadowId,
       LEDGER_VERSION,
@@ -103,6 +107,7 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
       shadow.sourceWalBytesMax,
       shadow.phase,
       shadow.stoppedSpoolBytesMax,
+      shadow.maxLagMs,
     ],
   );
 }
@@ -134,6 +139,7 @@ function parseShadow(row: Row): ShadowRecord {
     spoolDirectory: row['spool_directory'] ?? undefined,
     sourceWalBytesMax: Number(row['source_wal_bytes_max']),
     stoppedSpoolBytesMax: Number(row['stopped_spool_bytes_max']),
+    maxLagMs: Number(row['max_lag_ms']),
     phase: phaseSchema.parse(row['phase']),
     stopCode: row['stop_code'] ?? undefined,
     stopMessage: row['stop_message'] ?? undefined,
@@ -145,10 +151,13 @@ export type ShadowUpdate = Partial<{
   readonly phase: Phase;
   readonly consistentLsn: Lsn;
   readonly publicationOid: number;
+  readonly sourceTimeline: number;
+  readonly sourceAddress: string;
   readonly spoolDirectory: string;
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
   readonly stoppedSpoolBytesMax: number;
+  readonly maxLagMs: number;
 }>;
 
 export async function updateShadow(
@@ -161,10 +170,13 @@ export async function updateShadow(
     consistent_lsn:
       update.consistentLsn === undefined ? undefined : formatLsn(update.consistentLsn),
     publication_oid: update.publicationOid,
+    source_timeline: update.sourceTimeline,
+    source_address: update.sourceAddress,
     spool_directory: update.spoolDirectory,
     is_followed: update.isFollowed,
     source_wal_bytes_max: update.sourceWalBytesMax,
     stopped_spool_bytes_max: update.stoppedSpoolBytesMax,
+    max_lag_ms: update.maxLagMs,
   };
   const set = Object.entries(columns).filter(([, value]) => value !== undefined);
   const assignments = set.map(([name], i) => `${name} = $${i + 2}`).join(', ');
@@ -230,6 +242,8 @@ export type RelationRecord = TableName & {
   /** Whether the spool keeps its changes since it stopped, and what that costs. */
   readonly isSpooled: boolean;
   readonly spoolBytes: number;
+  /** '' when its changes are published whole; else as `readPublishedParts` gives it. */
+  readonly published: string;
 };
 
 /** The tables of a new shadow. */
@@ -308,7 +322,7 @@ export async function readRelationRecords(
 ): Promise<readonly RelationRecord[]> {
   const rows = await target.query(
     `SELECT source_oid, schema_name, table_name, state, start_lsn, is_in_lane, applied_lsn,
-            to_json(key_columns) AS key_columns, columns, rows, stop_lsn, stop_code, stop_message,
+            to_json(key_columns) AS key_columns, columns, rows, published, stop_lsn, stop_code, stop_message,
             to_json(stopped_at) #>> '{}' AS stopped_at, waits_for, is_spooled, spool_bytes
        FROM understudy.relation WHERE shadow_id = $1 ORDER BY schema_name, table_name`,
     [shadowId],
@@ -324,6 +338,7 @@ export async function readRelationRecords(
     key: z.array(z.string()).parse(JSON.parse(row['key_columns'] ?? '[]')),
     columns: streamedColumns.parse(JSON.parse(row['columns'] ?? '[]')),
     rows: Number(row['rows']),
+    published: row['published'] ?? '',
     stop: parseStop(row),
     isSpooled: row['is_spooled'] === 't',
     spoolBytes: Number(row['spool_bytes']),
@@ -339,6 +354,20 @@ function parseStop(row: Row): RelationRecord['stop'] {
     waitsFor: waitsFor.parse(row['waits_for']),
     at: row['stopped_at'] ?? undefined,
   };
+}
+
+/** What a publication carries of its tables, by oid: it is to stay so. */
+export async function recordPublished(
+  target: Session,
+  shadowId: string,
+  parts: ReadonlyMap<number, string>,
+): Promise<void> {
+  await target.execute(
+    `UPDATE understudy.relation r SET published = p.part
+       FROM unnest($2::int8[], $3::text[]) AS p (oid, part)
+      WHERE r.shadow_id = $1 AND r.source_oid = p.oid AND r.published <> p.part`,
+    [shadowId, [...parts.keys()].map(String), [...parts.values()]],
+  );
 }
 
 /**

@@ -1,9 +1,9 @@
 import {
+  copiedColumns,
   quoteIdentifier,
   quoteLiteral,
   quoteTable,
   type Table,
-  type TableName,
 } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
@@ -18,13 +18,24 @@ import { findRefusedWrites } from './prove-writable.ts';
  *
  * https://www.postgresql.org/docs/current/sql-createpublication.html
  */
-export function publicationSql(name: string, tables: readonly TableName[]): string {
+export function publicationSql(name: string, tables: readonly Table[]): string {
   assert(tables.length > 0, 'a publication without tables carries nothing');
-  const list = tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ');
+  const list = tables.map(publishedTableSql).join(', ');
   return (
     `CREATE PUBLICATION ${quoteIdentifier(name)} FOR TABLE ${list} ` +
     `WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)`
   );
+}
+
+/**
+ * A table as CREATE PUBLICATION and ALTER PUBLICATION … ADD TABLE name it, with its row filter and the
+ * columns that are left. Servers before 15 know neither, and refuse what has one.
+ */
+export function publishedTableSql(table: Table): string {
+  const columns = copiedColumns(table).map(({ name }) => quoteIdentifier(name));
+  const list = table.excludedColumns.length === 0 ? '' : ` (${columns.join(', ')})`;
+  const filter = table.rowFilter === undefined ? '' : ` WHERE (${table.rowFilter})`;
+  return `ONLY ${quoteTable(table)}${list}${filter}`;
 }
 
 /** What identifies our publication: a name can be made again, an oid cannot (trap 14). */
@@ -102,6 +113,32 @@ export async function readPublishedTables(
     [publicationOid],
   );
   return new Set(rows.map((row) => Number(row['prrelid'])));
+}
+
+/** Row filters and column lists exist from 15 on. */
+const FILTERS_VERSION = 150_000;
+
+/**
+ * Of a row `r` of pg_publication_rel, which part of its table is published: '' for the whole of it, else
+ * a text that stays the same until somebody alters the publication, whatever is renamed meanwhile.
+ */
+export function publishedPartSql(serverVersion: number): string {
+  if (serverVersion < FILTERS_VERSION) return `''`;
+  return `CASE WHEN r.prattrs IS NULL AND r.prqual IS NULL THEN ''
+    ELSE concat('columns ', r.prattrs, ' rows ', md5(r.prqual::text)) END`;
+}
+
+/** By oid, which part of each table of the publication is published; see `publishedPartSql`. */
+export async function readPublishedParts(
+  session: Session,
+  publicationOid: number,
+): Promise<ReadonlyMap<number, string>> {
+  const rows = await session.query(
+    `SELECT r.prrelid, ${publishedPartSql(session.serverVersion)} AS part
+       FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = $1`,
+    [publicationOid],
+  );
+  return new Map(rows.map((row) => [Number(row['prrelid']), row['part'] ?? '']));
 }
 
 /** Drop the publication with this name if it is still the one with this oid. Whether it was there. */

@@ -1,7 +1,17 @@
 import type { Lag, Phase } from '#src/core/progress.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
+import { readDefinitionOnly } from '#src/shadow/definition-only.ts';
+import {
+  type LargeObjectsRecord,
+  readLargeObjects,
+} from '#src/shadow/large-objects/large-object-ledger.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
-import { hasLedger, readRelationRecords, readShadows } from '#src/shadow/ledger.ts';
+import {
+  hasLedger,
+  readRelationRecords,
+  readShadows,
+  type ShadowRecord,
+} from '#src/shadow/ledger.ts';
 
 /** What the target knows about one of its shadows. */
 export type ShadowStatus = {
@@ -23,12 +33,25 @@ export type ShadowStatus = {
   readonly stepsDone: number;
   /** Tables that do not follow, and why: nothing may take them for in sync. */
   readonly stoppedTables: readonly { readonly table: string; readonly reason: string }[];
+  /** Undefined when the selection leaves them out. */
+  readonly largeObjects: LargeObjectsStatus | undefined;
+  /** Tables of which only the definition is on the target, and why: they are empty there. */
+  readonly definitionOnly: readonly { readonly table: string; readonly reason: string }[];
   /** The last known lag ladder, and how old it is; undefined before the first. */
   readonly lag: (Lag & { readonly ageMs: number }) | undefined;
+  /** The tolerance of the shadow; undefined when it has none. */
+  readonly maxLagMs: number | undefined;
+  /** Whether it is further behind than that, as far as anybody knows. */
+  readonly isLate: boolean;
   /** Until the source's WAL reaches its budget at the present rate; undefined when it does not grow. */
   readonly sourceWalEtaMs: number | undefined;
   readonly verification: VerificationStatus | undefined;
 };
+
+export type LargeObjectsStatus = Pick<
+  LargeObjectsRecord,
+  'state' | 'objects' | 'bytes' | 'unreadable' | 'changedAt'
+>;
 
 export type VerificationStatus = {
   readonly scope: string;
@@ -47,6 +70,7 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
     const [counts] = await target.query(COUNTS_SQL, [shadowId]);
     const [position] = await target.query(POSITION_SQL, [shadowId]);
     const [verification] = await target.query(VERIFICATION_SQL, [shadowId]);
+    const largeObjects = await readLargeObjects(target, shadowId);
     const copied = relations.filter(({ state }) => state === 'copied');
     statuses.push({
       shadowId,
@@ -72,7 +96,13 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
           table: `${schema}.${name}`,
           reason: stop?.message ?? '',
         })),
+      largeObjects: largeObjects === undefined ? undefined : largeObjectsOf(largeObjects),
+      definitionOnly: (await readDefinitionOnly(target, shadowId)).map(
+        ({ schema, name, reason }) => ({ table: `${schema}.${name}`, reason }),
+      ),
       lag: position === undefined ? undefined : lagOf(position, shadow.sourceWalBytesMax),
+      maxLagMs: shadow.maxLagMs === 0 ? undefined : shadow.maxLagMs,
+      isLate: position !== undefined && isLate(position, shadow),
       sourceWalEtaMs:
         position === undefined ? undefined : etaOf(position, shadow.sourceWalBytesMax),
       verification: verification === undefined ? undefined : verificationOf(verification),
@@ -114,10 +144,26 @@ function lagOf(row: Row, sourceWalBytesMax: number): Lag & { readonly ageMs: num
   };
 }
 
+/** A lag that is measured every second is this old when nobody measures it any more. */
+const UNMEASURED_MS = 10_000;
+
+/** The lag of a shadow that nobody runs grows. While it is copied it serves nobody yet. */
+function isLate(row: Row, { maxLagMs, phase }: ShadowRecord): boolean {
+  if (maxLagMs === 0 || !['catching up', 'following', 'stopped'].includes(phase)) return false;
+  const ageMs = Number(row['age_ms']);
+  const lagMs = Number(row['lag_ms']) + (ageMs > UNMEASURED_MS ? ageMs : 0);
+  return row['is_late'] === 't' || lagMs > maxLagMs;
+}
+
 function etaOf(row: Row, sourceWalBytesMax: number): number | undefined {
   const rate = Number(row['source_wal_rate']);
   if (rate <= 0) return undefined;
   return Math.max(0, ((sourceWalBytesMax - Number(row['source_wal_bytes'])) / rate) * 1000);
+}
+
+function largeObjectsOf(record: LargeObjectsRecord): LargeObjectsStatus {
+  const { state, objects, bytes, unreadable, changedAt } = record;
+  return { state, objects, bytes, unreadable, changedAt };
 }
 
 function verificationOf(row: Row): VerificationStatus {

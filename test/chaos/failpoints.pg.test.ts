@@ -18,7 +18,7 @@ import {
 import { startWorkload } from './workload.ts';
 
 /** Where in the life of a shadow the failpoints are met, by the first part of their names. */
-const BEGIN = ['clone', 'identity', 'schema', 'copy'];
+const BEGIN = ['clone', 'identity', 'schema', 'largeObjects', 'copy'];
 const FOLLOW = ['chunking', 'step', 'sequences', 'spool', 'monitor', 'receive', 'apply'];
 const STOP = ['stop'];
 const FENCE = ['request'];
@@ -120,7 +120,10 @@ test(
     // A new family of failpoints needs its place here.
     expect(of(STAGES).toSorted()).toEqual(names.toSorted());
 
-    await using source = await createTestDatabase(14, CHAOS_SCHEMA + bulkRows(20_000));
+    await using source = await createTestDatabase(
+      14,
+      CHAOS_SCHEMA + bulkRows(20_000) + `SELECT lo_from_bytea(0, '\\x7a71726f77')`,
+    );
     await using target = await createTestDatabase(18);
     // So that large transactions are streamed before they commit.
     await source.session.query(

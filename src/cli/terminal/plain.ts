@@ -11,7 +11,7 @@ import {
 } from './format.ts';
 import { copyRemainingMs, phaseSummary, tableLabel, verifiedCost } from './frame.ts';
 import { budgetEtaMs, lagText, walText } from './ladder.ts';
-import type { View } from './view.ts';
+import { latenessNotice, type View } from './view.ts';
 
 /** Kinds that come many times a second; of each, one line a second is enough for a log. */
 const THROTTLED = new Set<CliEvent['type']>([
@@ -65,6 +65,9 @@ function describe(view: View, event: CliEvent): string | undefined {
       return verifiedText(event);
     case 'notice':
       return event.level === 'warn' ? `warning: ${event.message}` : event.message;
+    case 'late':
+    case 'inTime':
+      return describe(view, latenessNotice(event));
     case 'loadProgress':
       return (
         `load: ${formatRate(view.rates.load.perSecond(), 'transactions')}, ` +

@@ -22,7 +22,11 @@ const FOLLOWING: ShadowStatus = {
   steps: 154,
   stepsDone: 154,
   stoppedTables: [],
+  largeObjects: undefined,
+  definitionOnly: [],
   lag: { ...EXAMPLE_EVENTS.lag, sourceWalBytes: 614_000_000, ageMs: 400 },
+  maxLagMs: undefined,
+  isLate: false,
   sourceWalEtaMs: 3_600_000,
   verification: {
     scope: 'full',
@@ -61,6 +65,7 @@ test('a shadow that needs a person says so, and how old its lag is', () => {
       isRunning: false,
       stop: { code: 'TABLE_CHANGED', message: 'table shop.a has another shape' },
       stoppedTables: [{ table: 'shop.a', reason: 'its shape\u001B[2J changed' }],
+      definitionOnly: [{ table: 'shop.cache', reason: 'it is unlogged' }],
       lag: { ...EXAMPLE_EVENTS.lag, ageMs: 65_000 },
       verification: undefined,
     },
@@ -70,5 +75,6 @@ test('a shadow that needs a person says so, and how old its lag is', () => {
   expect(text).toContain('nobody now (process 4711 on host was the last)');
   expect(text).toContain('as of 1 m 05 s ago');
   expect(text).toContain('✘ table shop.a does not follow: its shape�[2J changed');
+  expect(text).toContain('! table shop.cache has no rows here: it is unlogged');
   expect(text).toMatch(/verified +never/);
 });

@@ -1,6 +1,13 @@
 import type { ShadowStatus } from '#src/shadow/status.ts';
 
-import { formatCount, formatDuration, formatPlural, formatTable, printable } from './format.ts';
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  formatPlural,
+  formatTable,
+  printable,
+} from './format.ts';
 import { behindText, lagText, walText } from './ladder.ts';
 import type { Paint } from './paint.ts';
 
@@ -18,6 +25,7 @@ export function statusLines(status: ShadowStatus, paint: Paint): string[] {
       `${formatCount(status.tablesCopied)} of ${formatPlural(status.tables, 'table')}, ${formatCount(status.rowsCopied)} rows; ` +
         `${formatCount(status.stepsDone)} of ${formatPlural(status.steps, 'step')}`,
     ],
+    ...largeObjectRows(status, paint),
     ...lagRows(status, paint),
     ['  verified', verificationText(status, paint)],
     ...(status.slotName === undefined ? [] : [['  slot', status.slotName]]),
@@ -28,6 +36,9 @@ export function statusLines(status: ShadowStatus, paint: Paint): string[] {
     ...formatTable(rows.map((row) => row.map(printableCell))),
     ...status.stoppedTables.map(({ table, reason }) =>
       paint('red', printable(`  ✘ table ${table} does not follow: ${reason}`)),
+    ),
+    ...status.definitionOnly.map(({ table, reason }) =>
+      paint('yellow', printable(`  ! table ${table} has no rows here: ${reason}`)),
     ),
     '',
   ];
@@ -45,7 +56,14 @@ function runnerText(status: ShadowStatus, paint: Paint): string {
   return paint('yellow', `nobody now${last}; run the same clone again, it resumes`);
 }
 
-function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][] {
+function latenessText({ isLate, maxLagMs }: ShadowStatus, paint: Paint): string {
+  if (maxLagMs === undefined) return '';
+  const tolerance = formatDuration(maxLagMs);
+  return isLate ? paint('red', `, late: tolerance ${tolerance}`) : `, tolerance ${tolerance}`;
+}
+
+function lagRows(status: ShadowStatus, paint: Paint): string[][] {
+  const { lag, sourceWalEtaMs } = status;
   if (lag === undefined) return [];
   const isStale = lag.ageMs > STALE_MS;
   const age = isStale ? paint('yellow', `, as of ${formatDuration(lag.ageMs)} ago`) : '';
@@ -54,13 +72,29 @@ function lagRows({ lag, sourceWalEtaMs }: ShadowStatus, paint: Paint): string[][
     return [`    ${name}`, behind === '' ? lsn : `${lsn}  ${behind}`];
   };
   return [
-    ['  lag', `${lagText(lag)}${age}`],
+    ['  lag', `${lagText(lag)}${age}${latenessText(status, paint)}`],
     rung('source head', lag.sourceHeadLsn),
     rung('sent', lag.sentLsn),
     rung('received', lag.receivedLsn),
     rung('durable', lag.durableLsn),
     rung('applied', lag.appliedLsn),
     ['  source WAL', walText(lag, sourceWalEtaMs)],
+  ];
+}
+
+function largeObjectRows({ largeObjects }: ShadowStatus, paint: Paint): string[][] {
+  if (largeObjects === undefined) return [];
+  const { state, objects, bytes, unreadable, changedAt } = largeObjects;
+  if (objects + unreadable === 0 && changedAt === undefined) return [];
+  const notes = [
+    ...(state === 'copied' ? [] : ['being copied']),
+    ...(unreadable === 0 ? [] : [paint('yellow', `${formatCount(unreadable)} may not be read`)]),
+    changedAt === undefined
+      ? 'unchanged on the source since'
+      : paint('yellow', `may have changed on the source since, seen at ${changedAt}`),
+  ];
+  return [
+    ['  large objects', `${formatCount(objects)} (${formatBytes(bytes)}); ${notes.join('; ')}`],
   ];
 }
 

@@ -2,6 +2,7 @@ import type { CliEvent } from '#src/cli/events.ts';
 import type { Lag, Phase } from '#src/core/progress.ts';
 import { assertNever } from '#src/lib/assert.ts';
 
+import { formatDuration } from './format.ts';
 import { RateWindow } from './rate.ts';
 
 type EventOf<T extends CliEvent['type']> = Extract<CliEvent, { type: T }>;
@@ -107,6 +108,10 @@ export function observe(view: View, event: CliEvent, nowMs: number): void {
       view.rates.appliedRows.add(nowMs, event.rowsApplied);
       view.rates.retainedWal.add(nowMs, event.sourceWalBytes);
       break;
+    case 'late':
+    case 'inTime':
+      observeNotice(view, latenessNotice(event), nowMs);
+      break;
     case 'verifyProgress':
       view.verifying = event;
       break;
@@ -134,6 +139,20 @@ function enterPhase(view: View, event: EventOf<'phaseStarted'>, nowMs: number): 
   if (last !== undefined) last.endedMs = nowMs;
   view.tables.clear();
   view.phases.push({ phase: event.phase, startedMs: nowMs, endedMs: undefined });
+}
+
+/** `late: 42 s behind the source, more than 30 s` */
+export function latenessNotice(event: EventOf<'late' | 'inTime'>): EventOf<'notice'> {
+  const isLate = event.type === 'late';
+  const behind = formatDuration(event.lagMs);
+  const tolerance = formatDuration(event.maxLagMs);
+  return {
+    type: 'notice',
+    level: isLate ? 'warn' : 'info',
+    message: isLate
+      ? `late: ${behind} behind the source, more than ${tolerance}`
+      : `in time again: ${behind} behind the source, tolerance ${tolerance}`,
+  };
 }
 
 function observeNotice(view: View, event: EventOf<'notice'>, nowMs: number): void {

@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS understudy.shadow (
   consistent_lsn       pg_lsn,
   spool_directory      text,
   source_wal_bytes_max bigint NOT NULL,
+  -- The lag beyond which it is late; 0: none.
+  max_lag_ms           bigint NOT NULL DEFAULT 0,
   stopped_spool_bytes_max bigint NOT NULL,
   phase                text NOT NULL,
   stop_code            text,
@@ -76,6 +78,8 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   -- What the changes of this table must look like: key columns, and [{name, attnum, typeOid}] as streamed.
   key_columns   text[] NOT NULL DEFAULT '{}',
   columns       jsonb NOT NULL DEFAULT '[]',
+  -- Which part of it the publication carries: '' for all of it.
+  published     text NOT NULL DEFAULT '',
   -- The table is the source as of here; null when it is of no position.
   stop_lsn      pg_lsn,
   stop_code     text,
@@ -88,6 +92,16 @@ CREATE TABLE IF NOT EXISTS understudy.relation (
   PRIMARY KEY (shadow_id, source_oid)
 );
 
+-- Tables of the dataset whose rows are neither copied nor followed, as of the last run.
+CREATE TABLE IF NOT EXISTS understudy.definition_only (
+  shadow_id   text NOT NULL,
+  source_oid  bigint NOT NULL,
+  schema_name text NOT NULL,
+  table_name  text NOT NULL,
+  reason      text NOT NULL,
+  PRIMARY KEY (shadow_id, source_oid)
+);
+
 CREATE TABLE IF NOT EXISTS understudy.part (
   shadow_id  text NOT NULL,
   source_oid bigint NOT NULL,
@@ -97,6 +111,21 @@ CREATE TABLE IF NOT EXISTS understudy.part (
   bytes      bigint NOT NULL,
   copied_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (shadow_id, source_oid, generation, part)
+);
+
+-- How far the large objects are copied, and what tells whether they have changed since.
+CREATE TABLE IF NOT EXISTS understudy.large_objects (
+  shadow_id     text PRIMARY KEY,
+  state         text NOT NULL DEFAULT 'copying' CHECK (state IN ('copying', 'copied')),
+  fingerprint   text NOT NULL,
+  snapshot      text,
+  copied_oid    bigint NOT NULL DEFAULT 0,
+  copied_offset bigint NOT NULL DEFAULT 0,
+  is_anew       boolean NOT NULL DEFAULT false,
+  objects       bigint NOT NULL DEFAULT 0,
+  bytes         bigint NOT NULL DEFAULT 0,
+  unreadable    bigint NOT NULL DEFAULT 0,
+  changed_at    timestamptz
 );
 
 CREATE TABLE IF NOT EXISTS understudy.step (
@@ -139,6 +168,8 @@ CREATE TABLE IF NOT EXISTS understudy.position (
   source_wal_bytes     bigint NOT NULL,
   -- Bytes a second by which that grows, averaged over about half a minute.
   source_wal_rate      double precision NOT NULL DEFAULT 0,
+  -- Since the lag passed max_lag_ms, until it is half of that (src/core/lateness.ts).
+  is_late              boolean NOT NULL DEFAULT false,
   updated_at           timestamptz NOT NULL DEFAULT now()
 );
 
@@ -190,6 +221,23 @@ CREATE TABLE IF NOT EXISTS understudy.dirty_table (
   source_oid bigint NOT NULL,
   lsn        pg_lsn NOT NULL,
   PRIMARY KEY (shadow_id, source_oid)
+);
+
+CREATE TABLE IF NOT EXISTS understudy.schema_version (
+  shadow_id  text NOT NULL,
+  source_oid bigint NOT NULL,
+  version    integer NOT NULL,
+  -- Exact: commit record of the transaction that made it so. Else: it was so by then.
+  lsn        pg_lsn NOT NULL,
+  is_exact   boolean NOT NULL,
+  -- The command's tag; 'START' for the first version, 'LOOK' for one that was found in the catalog.
+  tag        text NOT NULL,
+  change     text NOT NULL,
+  verdict    text NOT NULL CHECK (verdict IN ('goes on', 'resume', 'reseed')),
+  -- As in src/core/schema-shape.ts; null when the table is gone.
+  shape      jsonb,
+  seen_at    timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (shadow_id, source_oid, version)
 );
 
 CREATE TABLE IF NOT EXISTS understudy.verification (

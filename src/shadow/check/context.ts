@@ -20,6 +20,8 @@ export type CheckContext = {
   readonly ages: TransactionAges;
   /** The shadow of this source and selection that the target has already. */
   readonly resumedShadowId: string | undefined;
+  /** Else the one of this source and these tables with other filters. */
+  readonly otherShadowId: string | undefined;
 };
 
 /** How old a write transaction of the source may be before it is an obstacle to a new slot. */

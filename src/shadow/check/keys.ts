@@ -18,7 +18,9 @@ export async function checkKeys(context: CheckContext): Promise<readonly Finding
   );
   if (suspects.length === 0) return [];
   const candidates = await readCandidates(source, suspects);
-  return suspects.map((table) => describe(table, candidates.get(table.oid) ?? NO_CANDIDATES));
+  return suspects.map((table) =>
+    describe(table, candidates.get(table.oid) ?? NO_CANDIDATES, context.sourceServer.major),
+  );
 }
 
 type Candidates = {
@@ -68,9 +70,9 @@ async function readCandidates(
   );
 }
 
-function describe(table: Table, candidates: Candidates): Finding {
+function describe(table: Table, candidates: Candidates, sourceMajor: number): Finding {
   const object = describeTable(table);
-  const fix = fixOf(table, candidates);
+  const fix = fixOf(table, candidates, sourceMajor);
   const generated = generatedKeyColumn(table);
   if (generated !== undefined) {
     return finding(
@@ -84,8 +86,7 @@ function describe(table: Table, candidates: Candidates): Finding {
     return finding(
       'identity-full-without-key',
       object,
-      'it has REPLICA IDENTITY FULL and no unique index over NOT NULL columns; tables without a key come with a later release',
-      fix,
+      'it has REPLICA IDENTITY FULL and no unique index over NOT NULL columns, so its rows are named by all of their values, and each batch with an UPDATE or DELETE of it reads all of the table on the target',
     );
   }
   if (table.replicaIdentity === 'n') {
@@ -107,16 +108,24 @@ function describe(table: Table, candidates: Candidates): Finding {
   return finding(
     'no-key',
     object,
-    'it has no primary key or other replica identity, so UPDATE and DELETE would fail on the source once it is published; tables without a key come with a later release',
+    'it has no primary key or other replica identity, so UPDATE and DELETE would fail on the source once it is published',
     fix,
   );
 }
 
-function fixOf(table: Table, { index }: Candidates): Fix {
-  if (index === undefined) return excludeFix(table);
-  const identity = index.isPrimary ? 'DEFAULT' : `USING INDEX ${quoteIdentifier(index.name)}`;
-  return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY ${identity}`);
+/** Without an index that names its rows, all of their values do. */
+function fixOf(table: Table, { index }: Candidates, sourceMajor: number): Fix {
+  if (index !== undefined) {
+    const identity = index.isPrimary ? 'DEFAULT' : `USING INDEX ${quoteIdentifier(index.name)}`;
+    return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY ${identity}`);
+  }
+  const hasGenerated = table.columns.some((column) => column.isGenerated);
+  if (hasGenerated && sourceMajor >= WHOLE_IDENTITY_VERSION) return excludeFix(table);
+  return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY FULL`);
 }
+
+/** From here on FULL is refused on published tables with generated columns, which are not in the stream. */
+const WHOLE_IDENTITY_VERSION = 18;
 
 function generatedKeyColumn(table: Table): string | undefined {
   return table.key.find((name) =>

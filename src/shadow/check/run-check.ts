@@ -6,6 +6,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 import { checkAccess } from './access.ts';
 import type { CheckContext, CheckGroup, TransactionAges } from './context.ts';
 import { checkEncoding } from './encoding.ts';
+import { checkFilters } from './filters.ts';
 import type { CheckResult, Finding, Severity } from './finding.ts';
 import { checkPublication } from './publication-proof.ts';
 import { checkSchemaCarry } from './schema-carry.ts';
@@ -55,6 +56,7 @@ const GROUPS: readonly CheckGroup[] = [
   checkSourceState,
   checkEncoding,
   checkTables,
+  checkFilters,
   checkTarget,
   checkSchemaCarry,
 ];
@@ -66,27 +68,29 @@ async function readContext(options: CheckOptions): Promise<CheckContext> {
   const sourceServer = await readServer(source);
   const relations = await readRelations(source, selection);
   const targetServer = await readServer(target);
-  const resumedShadowId = await readResumedShadow(target, sourceServer, selection);
-  return { ages: AGES, ...options, sourceServer, targetServer, relations, resumedShadowId };
+  const shadows = await readOwnShadows(target, sourceServer, selection);
+  return { ages: AGES, ...options, sourceServer, targetServer, relations, ...shadows };
 }
 
 /** The shadow of exactly this dataset that the target has already: its tables are no obstacle to itself. */
-async function readResumedShadow(
+async function readOwnShadows(
   target: Session,
   sourceServer: Server,
   selection: Selection,
-): Promise<string | undefined> {
+): Promise<Pick<CheckContext, 'resumedShadowId' | 'otherShadowId'>> {
+  const none = { resumedShadowId: undefined, otherShadowId: undefined };
   const [ledger] = await target.query(`SELECT to_regclass('understudy.shadow') AS shadow`);
-  if ((ledger?.['shadow'] ?? null) === null || sourceServer.systemId === undefined)
-    return undefined;
+  if ((ledger?.['shadow'] ?? null) === null || sourceServer.systemId === undefined) return none;
   // Where the role may not ask for the system id here, clone does so over a replication connection.
-  const [row] = await target.query(
-    `SELECT shadow_id FROM understudy.shadow
+  const rows = await target.query(
+    `SELECT shadow_id, selection = $3::jsonb AS is_same FROM understudy.shadow
       WHERE ($1::text IS NULL OR source_system_id = $1) AND source_database = $2
-        AND selection = $3::jsonb`,
+        AND selection - '{where,excludeColumns}'::text[] = $3::jsonb - '{where,excludeColumns}'::text[]`,
     [sourceServer.systemId ?? null, sourceServer.database.name, JSON.stringify(selection)],
   );
-  return row?.['shadow_id'] ?? undefined;
+  const same = rows.find((row) => row['is_same'] === 't');
+  if (same !== undefined) return { ...none, resumedShadowId: same['shadow_id'] ?? undefined };
+  return { ...none, otherShadowId: rows[0]?.['shadow_id'] ?? undefined };
 }
 
 /** Where these are missing the proof would only say it again. */

@@ -2,6 +2,7 @@ import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
 import type { Locale } from '#src/db/postgres/catalog/server.ts';
 import type { Row } from '#src/db/postgres/connection/session.ts';
+import { countObjects, includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 
 import { finding } from './checks.ts';
 import {
@@ -190,8 +191,7 @@ async function checkPolicyRoles(context: CheckContext): Promise<readonly Finding
 }
 
 const COUNTS_SQL = `
-SELECT EXISTS (SELECT FROM pg_largeobject_metadata) AS has_large_objects,
-       (SELECT string_agg(quote_ident(evtname), ', ' ORDER BY evtname) FROM pg_event_trigger t
+SELECT (SELECT string_agg(quote_ident(evtname), ', ' ORDER BY evtname) FROM pg_event_trigger t
          WHERE NOT EXISTS (SELECT FROM pg_depend d
                             WHERE d.classid = 'pg_event_trigger'::regclass
                               AND d.objid = t.oid AND d.deptype = 'e')) AS event_triggers,
@@ -215,6 +215,7 @@ async function checkNotCarried(context: CheckContext): Promise<readonly Finding[
   const database = `database ${quoteIdentifier(sourceServer.database.name)}`;
   const materialized = await source.query(MATERIALIZED_SQL);
   return [
+    ...(await checkLargeObjects(context)),
     ...(row === undefined ? [] : describeCounts(row, database)),
     ...materialized.map((view) =>
       finding(
@@ -226,17 +227,43 @@ async function checkNotCarried(context: CheckContext): Promise<readonly Finding[
   ];
 }
 
-function describeCounts(row: Row, database: string): readonly Finding[] {
-  const findings: Finding[] = [];
-  if (row['has_large_objects'] === 't') {
-    findings.push(
+async function checkLargeObjects(context: CheckContext): Promise<readonly Finding[]> {
+  const { source, target, selection, sourceServer, targetServer } = context;
+  const database = `database ${quoteIdentifier(sourceServer.database.name)}`;
+  const { objects, unreadable } = await countObjects(source);
+  if (objects === 0) return [];
+  const cause = includesLargeObjects(selection)
+    ? `its ${objects} large objects are copied, but changes to them do not follow: status tells when there were any, verify --repair brings them over`
+    : `its ${objects} large objects belong to no table, so that a selection by schema or table leaves them out; columns that name them will point to nothing`;
+  const found = [finding('large-objects', database, cause)];
+  if (!includesLargeObjects(selection)) return found;
+  if (unreadable > 0) {
+    const role = quoteIdentifier(sourceServer.role.name);
+    found.push(
       finding(
-        'large-objects',
+        'large-objects-unreadable',
         database,
-        'it has large objects, which are not copied; columns that name them will point to nothing',
+        `role ${role} may not read ${unreadable} of its ${objects} large objects; they are not copied, and count as unverified`,
+        onSource(`GRANT SELECT ON LARGE OBJECT <oid> TO ${role}`),
       ),
     );
   }
+  const there = await countObjects(target);
+  if (there.objects > 0 && context.resumedShadowId === undefined) {
+    found.push(
+      finding(
+        'target-large-objects',
+        `database ${quoteIdentifier(targetServer.database.name)}`,
+        `it has ${there.objects} large objects, and those of the source come under their own OIDs`,
+        byOperator('Use a target database without large objects, or move them elsewhere.'),
+      ),
+    );
+  }
+  return found;
+}
+
+function describeCounts(row: Row, database: string): readonly Finding[] {
+  const findings: Finding[] = [];
   if (row['has_owners'] === 't') {
     findings.push(
       finding(

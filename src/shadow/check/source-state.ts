@@ -2,6 +2,7 @@ import { quoteIdentifier, quoteLiteral } from '#src/core/table.ts';
 
 import { finding } from './checks.ts';
 import { byOperator, type CheckContext, onSource, field } from './context.ts';
+import { checkFailover } from './failover.ts';
 import type { Finding } from './finding.ts';
 
 /** One slot for the shadow and one for a verification; a resumed shadow has the first already. */
@@ -18,6 +19,7 @@ export async function checkSourceState(context: CheckContext): Promise<readonly 
       ...(await checkFreeSlots(context)),
       ...(await checkPrepared(context)),
       ...(await checkTransactions(context)),
+      ...(await checkFailover(context)),
     );
   }
   return findings;

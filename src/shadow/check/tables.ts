@@ -24,6 +24,7 @@ export async function checkTables(context: CheckContext): Promise<readonly Findi
     ...relations.unsupported.map(describeUnsupported),
     ...(await checkKeys(context)),
     ...checkPartitions(context),
+    ...(await checkParents(context)),
     ...relations.tables.flatMap(checkColumns),
     ...(await checkStorage(context)),
     ...(await checkTriggers(context)),
@@ -36,19 +37,11 @@ export async function checkTables(context: CheckContext): Promise<readonly Findi
 function describeUnsupported(table: UnsupportedTable): Finding {
   const object = describeTable(table);
   switch (table.reason) {
-    case 'inheritance':
-      return finding(
-        'inheritance',
-        object,
-        'it inherits from a table or is inherited from; inheritance comes with a later release (partitions work)',
-        excludeFix(table),
-      );
     case 'unlogged':
       return finding(
         'unlogged-table',
         object,
-        'it is unlogged: its changes are not in the WAL and cannot be followed, unless ALTER TABLE … SET LOGGED rewrites it',
-        excludeFix(table),
+        'it is unlogged: its rows are not in the WAL, so only its definition is carried over; it stays empty on the target and is not verified',
       );
     case 'foreign':
       return table.isPartition
@@ -58,7 +51,11 @@ function describeUnsupported(table: UnsupportedTable): Finding {
             'it is a partition whose rows are on another server, so the partitioned table would not be whole',
             excludeFix(table),
           )
-        : finding('foreign-table', object, 'its rows are on another server and are not copied');
+        : finding(
+            'foreign-table',
+            object,
+            'its rows are on another server: only its definition is carried over, and it is not verified',
+          );
     default:
       return table.reason satisfies never;
   }
@@ -78,6 +75,31 @@ function checkPartitions({ relations }: CheckContext): readonly Finding[] {
         { runOn: 'command', text: `--table '${quoteTable(root).replaceAll("'", `'\\''`)}'` },
       ),
     ];
+  });
+}
+
+const PARENTS_SQL = `
+SELECT n.nspname AS schema, c.relname AS name, pn.nspname AS parent_schema, p.relname AS parent_name
+  FROM pg_inherits i
+  JOIN pg_class c ON c.oid = i.inhrelid AND NOT c.relispartition
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class p ON p.oid = i.inhparent
+  JOIN pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE i.inhrelid = ANY ($1::oid[]) AND i.inhparent <> ALL ($1::oid[])
+ ORDER BY 1, 2, i.inhseqno`;
+
+/** Each table of an inheritance tree is copied by itself, but its definition names its parents. */
+async function checkParents({ source, relations }: CheckContext): Promise<readonly Finding[]> {
+  const oids = [...relations.tables, ...relations.unsupported].map(({ oid }) => String(oid));
+  const rows = await source.query(PARENTS_SQL, [oids]);
+  return rows.map((row) => {
+    const parent = { schema: field(row, 'parent_schema'), name: field(row, 'parent_name') };
+    return finding(
+      'inheritance',
+      describeTable(nameOf(row)),
+      `it inherits from ${quoteTable(parent)}, which is not selected`,
+      { runOn: 'command', text: `--table '${quoteTable(parent).replaceAll("'", `'\\''`)}'` },
+    );
   });
 }
 

@@ -12,8 +12,9 @@ import type { Finding } from './finding.ts';
  * them itself.
  */
 export async function checkExistingObjects(context: CheckContext): Promise<readonly Finding[]> {
-  const { source, target, relations, resumedShadowId } = context;
-  if (resumedShadowId !== undefined) return [];
+  const { source, target, relations, resumedShadowId, otherShadowId } = context;
+  // With other filters it is refused for that, not for what it made itself.
+  if (resumedShadowId !== undefined || otherShadowId !== undefined) return [];
   const existing = await target.query(OBJECTS_SQL);
   if (existing.length === 0) return [];
   const excluded = await readDumpExclusions(source, relations);

@@ -13,6 +13,7 @@ export async function checkTarget(context: CheckContext): Promise<readonly Findi
     ...checkWritable(context),
     ...(await checkSchemaRights(context)),
     ...(await checkReplicaRole(context)),
+    ...(context.isFollowed ? await checkTemporary(context) : []),
     ...(context.isFollowed ? await checkOrigin(context) : []),
     ...(await checkExistingObjects(context)),
     ...(await checkSessions(context)),
@@ -83,6 +84,29 @@ async function checkSchemaRights(context: CheckContext): Promise<readonly Findin
       onTarget(`GRANT USAGE, CREATE ON SCHEMA ${schema} TO ${role}`),
     );
   });
+}
+
+/** The rows to delete of a table without a key are staged in a temporary table. */
+async function checkTemporary({
+  target,
+  targetServer,
+  relations,
+}: CheckContext): Promise<readonly Finding[]> {
+  if (relations.tables.every(({ key }) => key.length > 0)) return [];
+  const [row] = await target.query(
+    `SELECT has_database_privilege(current_database(), 'TEMPORARY') AS may`,
+  );
+  if (row?.['may'] === 't') return [];
+  const role = quoteIdentifier(targetServer.role.name);
+  const database = quoteIdentifier(targetServer.database.name);
+  return [
+    finding(
+      'target-temporary-privilege',
+      `role ${role}`,
+      `it may not make temporary tables in database ${database}, by which tables without a key are followed`,
+      onTarget(`GRANT TEMPORARY ON DATABASE ${database} TO ${role}`),
+    ),
+  ];
 }
 
 const INSUFFICIENT_PRIVILEGE = '42501';

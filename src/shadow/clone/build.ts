@@ -3,7 +3,7 @@ import type { Phase } from '#src/core/progress.ts';
 import type { Stage } from '#src/core/schema-script.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
 import type { SelectedRelations } from '#src/db/postgres/catalog/catalog.ts';
-import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { readLsn } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -13,6 +13,12 @@ import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.t
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
+import {
+  copyLargeObjects,
+  prepareLargeObjects,
+} from '#src/shadow/large-objects/copy-large-objects.ts';
+import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
+import { createLargeObjectWatch } from '#src/shadow/large-objects/watch-large-objects.ts';
 import {
   readRelationRecords,
   type ShadowRecord,
@@ -105,7 +111,9 @@ class Run {
       return { ...taken, release: async () => undefined };
     };
     await this.#restoreSchema(undefined, signal);
+    await this.#prepareLargeObjects();
     await this.#copy([], takeSnapshot, signal);
+    await this.#copyLargeObjects(sourceSnapshot === undefined ? [] : [sourceSnapshot], signal);
     await this.#steps([...KEY_STAGES, ...ROW_STAGES], signal);
     await this.#syncSequences();
     await onInStep({ shadowId, sourceSnapshot });
@@ -176,6 +184,8 @@ class Run {
   async #copyFollowed(snapshot: HeldSnapshot | undefined, signal: AbortSignal): Promise<void> {
     const { source } = this.#options;
     const { shadowId } = this.#shadow;
+    // First, since the copy of the tables gives the snapshots up when it is done.
+    await this.#copyLargeObjects(snapshot?.exported ?? [], signal);
     await this.#copy(
       snapshot === undefined ? [] : [snapshot],
       async () => takeSlotSnapshot({ ...this.#deps, source, shadowId, signal }),
@@ -218,6 +228,22 @@ class Run {
     this.#deps.failpoints.hit('chunking.after');
   }
 
+  async #prepareLargeObjects(): Promise<void> {
+    const { shadowId, selection } = this.#shadow;
+    if (!includesLargeObjects(selection)) return;
+    const sessions = await this.#openBoth('large objects');
+    await using source = sessions.source;
+    await using target = sessions.target;
+    await prepareLargeObjects(source, target, shadowId);
+  }
+
+  async #copyLargeObjects(exported: readonly string[], signal: AbortSignal): Promise<void> {
+    const { shadowId, selection } = this.#shadow;
+    if (!includesLargeObjects(selection)) return;
+    const { source, target } = this.#options;
+    await copyLargeObjects({ ...this.#deps, source, target, shadowId, exported, signal });
+  }
+
   async #steps(stages: readonly Stage[], signal: AbortSignal): Promise<void> {
     const { target, jobs } = this.#options;
     const { shadowId } = this.#shadow;
@@ -232,10 +258,7 @@ class Run {
     const { source, untilLsn } = this.#options;
     const { shadowId } = this.#shadow;
     const { clock } = this.#deps;
-    await using session = await openSession(source, {
-      applicationName: `understudy ${shadowId}`,
-      answerMsMax: ANSWER_MS_MAX,
-    });
+    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
     const records = await readRelationRecords(this.#build.control, shadowId);
     const starts = records.map((record) => record.startLsn ?? lsn(0n));
     const complete = starts.reduce(
@@ -270,8 +293,10 @@ class Run {
     await using source = sessions.source;
     await using target = sessions.target;
     const lookAtSchema = createSchemaWatch({ source, target, selection, shadowId, ...this.#deps });
+    const lookAtLargeObjects = createLargeObjectWatch({ source, target, shadowId, ...this.#deps });
     for (let round = 0; ; round++) {
       await this.#syncSequences({ source, target });
+      await lookAtLargeObjects();
       if (round % SCHEMA_EVERY_ROUNDS === 0) await lookAtSchema();
       await this.#deps.clock.sleep(WATCH_MS, signal);
     }
@@ -339,9 +364,8 @@ class Run {
   async #openBoth(part: string): Promise<{ source: Session; target: Session }> {
     const applicationName = `understudy ${this.#shadow.shadowId} ${part}`;
     await using opened = new AsyncDisposableStack();
-    const settings = { applicationName, answerMsMax: ANSWER_MS_MAX };
-    const source = opened.use(await openSession(this.#options.source, settings));
-    const target = opened.use(await openSession(this.#options.target, settings));
+    const source = opened.use(await openSession(this.#options.source, { applicationName }));
+    const target = opened.use(await openSession(this.#options.target, { applicationName }));
     opened.move();
     return { source, target };
   }

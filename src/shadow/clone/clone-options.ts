@@ -28,6 +28,8 @@ export type CloneOptions = {
   readonly sourceWalBytesMax: number;
   /** What the spool may keep for stopped tables alone. */
   readonly stoppedSpoolBytesMax: number;
+  /** Lag beyond which the shadow is late, 0 for none; undefined leaves what an earlier run recorded. */
+  readonly maxLagMs?: number | undefined;
   /** End when everything that the source committed before it is applied. */
   readonly untilLsn: Lsn | undefined;
   /** What the pre-flight found, before anything is changed. */

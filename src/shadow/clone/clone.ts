@@ -1,9 +1,10 @@
 import { hostname } from 'node:os';
 
 import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
-import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
+import { recordDefinitionOnly } from '#src/shadow/definition-only.ts';
 import { takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
 
@@ -67,6 +68,7 @@ async function begin(deps: CloneDeps, options: CloneOptions) {
   const shadow = await registerShadow({ source, target }, checked.tables, options);
   deps.failpoints.hit('clone.afterRegister');
   const relations = await readRelations(source, options.selection);
+  await recordDefinitionOnly(target, shadow.shadowId, relations.unsupported);
   return { shadow, tables: relations };
 }
 
@@ -82,7 +84,6 @@ async function attempt(
   const { shadowId } = known.shadow;
   await using control = await openSession(options.target, {
     applicationName: `understudy ${shadowId} control`,
-    answerMsMax: ANSWER_MS_MAX,
   });
   const holder = `process ${process.pid} on ${hostname()}`;
   const { state } = known;
@@ -135,6 +136,7 @@ function isTransient(error: unknown): boolean {
     error instanceof OperatorError &&
     (error.code === 'CONNECTION_LOST' ||
       error.code === 'CONNECTION_FAILED' ||
+      error.code === 'TIMELINE_CHANGED' ||
       error.code === 'LEASE_HELD')
   );
 }

@@ -7,9 +7,16 @@ import {
   type HeldSnapshot,
   holdGeneration,
 } from '#src/shadow/copy/generations.ts';
+import { prepareLargeObjects } from '#src/shadow/large-objects/copy-large-objects.ts';
+import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 import { initProgress } from '#src/shadow/lease.ts';
-import type { ShadowRecord, ShadowUpdate } from '#src/shadow/ledger.ts';
-import { createPublication, dropPublication, readPublication } from '#src/shadow/publication.ts';
+import { recordPublished, type ShadowRecord, type ShadowUpdate } from '#src/shadow/ledger.ts';
+import {
+  createPublication,
+  dropPublication,
+  readPublication,
+  readPublishedParts,
+} from '#src/shadow/publication.ts';
 
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
 import { takeSlot } from './take-snapshot.ts';
@@ -43,6 +50,7 @@ export async function prepareSource(run: {
   // A crash may have left one of an earlier slot; a copy from it would lack what came before this slot.
   await endAllGenerations({ ...deps, source, target: ledger, shadowId });
   await dropSlot(session, slotName, DROP_DEADLINE_MS);
+  if (includesLargeObjects(shadow.selection)) await prepareLargeObjects(session, ledger, shadowId);
   deps.failpoints.hit('clone.beforeSlot');
   const slot = await takeSlot({ ...deps, source, shadowId, name: slotName, temporary: false });
   deps.failpoints.hit('clone.afterSlot');
@@ -67,6 +75,8 @@ async function makePublication(
   name: string,
   run: {
     readonly deps: CloneDeps;
+    readonly control: Session;
+    readonly shadow: ShadowRecord;
     readonly tables: readonly Table[];
     readonly record: (update: ShadowUpdate) => Promise<void>;
   },
@@ -75,6 +85,8 @@ async function makePublication(
   const leftOid = await readPublication(session, name);
   if (leftOid !== undefined) await dropPublication(session, { name, oid: leftOid });
   const { oid } = await createPublication({ session, name, tables: run.tables });
+  // First: a publication that is on record is watched for what is on record of it.
+  await recordPublished(run.control, run.shadow.shadowId, await readPublishedParts(session, oid));
   run.deps.failpoints.hit('clone.beforePublicationRecord');
   await run.record({ publicationOid: oid });
 }

@@ -57,12 +57,21 @@ export function findShadow(
   );
 }
 
+/** Whether two selections name the same tables; their filters may differ. */
+export function selectsSameTables(one: Selection, other: Selection): boolean {
+  return patternsOf(one) === patternsOf(other);
+}
+
+function patternsOf({ schemas, tables, exclude }: Selection): string {
+  return JSON.stringify([schemas, tables, exclude]);
+}
+
 /**
  * The shadow's row in the ledger: that of an earlier run, or a new one. It names slot, publication and
  * origin before they are made, so that `drop` finds them whenever this process dies.
  *
  * Throws CONFIG_INVALID when an earlier run was asked for another kind of shadow, SOURCE_CHANGED when
- * the source has another timeline than when the shadow was made.
+ * the source is an older timeline than the shadow's, or a newer one that it cannot change to.
  */
 export async function registerShadow(
   sessions: { readonly source: Session; readonly target: Session },
@@ -96,6 +105,7 @@ export async function registerShadow(
     spoolDirectory: isFollowed ? join(options.spoolParent, shadowId) : undefined,
     sourceWalBytesMax: options.sourceWalBytesMax,
     stoppedSpoolBytesMax: options.stoppedSpoolBytesMax,
+    maxLagMs: options.maxLagMs ?? 0,
     phase: 'preparing',
     stopCode: undefined,
     stopMessage: undefined,
@@ -120,13 +130,29 @@ async function resumed(
       `shadow ${found.shadowId} of this dataset was made ${was} --follow; run it so, or drop it first`,
     );
   }
-  if (found.sourceTimeline !== identity.timeline) {
-    throw new OperatorError(
-      'SOURCE_CHANGED',
-      `the source is on timeline ${identity.timeline}, shadow ${found.shadowId} was made on ${found.sourceTimeline}`,
-    );
-  }
-  const { sourceWalBytesMax, stoppedSpoolBytesMax } = options;
-  await updateShadow(target, found.shadowId, { sourceWalBytesMax, stoppedSpoolBytesMax });
-  return { ...found, sourceWalBytesMax, stoppedSpoolBytesMax };
+  const { sourceWalBytesMax, stoppedSpoolBytesMax, maxLagMs = found.maxLagMs } = options;
+  const update = {
+    sourceTimeline: resumedTimeline(found, identity.timeline),
+    sourceAddress: describeEndpoint(options.source),
+    sourceWalBytesMax,
+    stoppedSpoolBytesMax,
+    maxLagMs,
+  };
+  await updateShadow(target, found.shadowId, update);
+  return { ...found, ...update };
+}
+
+/**
+ * A shadow that has nothing yet may begin on any timeline. One that follows is left on its own here: who
+ * opens its spool knows what it has, and whether the source's new timeline has that, too.
+ */
+function resumedTimeline(found: ShadowRecord, timeline: number): number {
+  const { sourceTimeline, isFollowed, consistentLsn, shadowId } = found;
+  if (sourceTimeline === timeline) return timeline;
+  if (isFollowed && consistentLsn === undefined) return timeline;
+  if (isFollowed && sourceTimeline < timeline) return sourceTimeline;
+  throw new OperatorError(
+    'SOURCE_CHANGED',
+    `the source is on timeline ${timeline}, shadow ${shadowId} is of ${sourceTimeline}`,
+  );
 }

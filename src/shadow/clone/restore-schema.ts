@@ -7,6 +7,7 @@ import { openSession, type Session } from '#src/db/postgres/connection/session.t
 import { dumpSchema } from '#src/db/postgres/schema-dump/schema-dump.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
+import { namesOfKeys, readBrokenKeys } from '#src/shadow/schema/broken-keys.ts';
 import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
 import {
   findExistingRelations,
@@ -50,7 +51,7 @@ export async function restoreSchema(options: RestoreSchemaOptions): Promise<void
     applicationName: `understudy ${shadowId} schema`,
   });
   failpoints.hit('schema.beforeCommit');
-  await restorePreData({ target: session, shadowId, script });
+  await restorePreData({ target: session, shadowId, script, dataset: options.tables.tables });
   failpoints.hit('schema.afterCommit');
 }
 
@@ -67,6 +68,7 @@ async function readScript(options: RestoreSchemaOptions): Promise<SchemaScript> 
   await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
   const exclude = await readDumpExclusions(session, tables);
   const populated = await readPopulatedViews(session);
+  const unvalidated = namesOfKeys(await readBrokenKeys(session, tables.tables));
   const dump = await dumpSchema({
     endpoint: source,
     exclude,
@@ -74,5 +76,5 @@ async function readScript(options: RestoreSchemaOptions): Promise<SchemaScript> 
     timeoutMs: SCHEMA_TIMEOUT_MS,
     ...(snapshot === undefined ? {} : { snapshot }),
   });
-  return parseSchemaScript(dump, { populated });
+  return parseSchemaScript(dump, { populated, unvalidated });
 }

@@ -158,7 +158,7 @@ async function transfer(pair: CopyPair, job: PartJob): Promise<Counts> {
   );
   await source.beginCopy(
     `COPY (SELECT ${columns.join(', ')} FROM ONLY ${quoteTable(table)}` +
-      `${partCondition(job.part)}) TO STDOUT (FORMAT ${format})`,
+      ` WHERE ${partCondition(job.part, table.rowFilter)}) TO STDOUT (FORMAT ${format})`,
   );
   // Read at once, so that a target that refuses a row is noticed while the source still sends.
   let targetFailure: unknown;

@@ -13,6 +13,8 @@ const table = (oid: number): Table => ({
   key: [],
   replicaIdentity: 'd',
   partitionRoot: undefined,
+  rowFilter: undefined,
+  excludedColumns: [],
   pages: 0,
   rowsEstimate: 10,
 });

@@ -15,11 +15,14 @@ const list = <T extends z.ZodType>(item: T) =>
     .nullish()
     .transform((items) => items ?? []);
 
-/** What our event triggers say (capture-sql.ts). */
+/**
+ * What our event triggers say (capture-sql.ts), and what the schema watch says where it saw that a table
+ * has become another: `look`, whose place in the stream is behind the change.
+ */
 const ddlMessage = z.discriminatedUnion('event', [
   z.object({
     ...described,
-    event: z.enum(['ddl_command_end', 'sql_drop', 'table_rewrite']),
+    event: z.enum(['ddl_command_end', 'sql_drop', 'table_rewrite', 'look']),
     /** What the command made or changed, with the table that it belongs to. */
     objects: list(
       z.object({ tag: z.string(), type: z.string(), identity: z.string(), table: z.number() }),

@@ -4,15 +4,17 @@ import type { Report } from '#src/core/progress.ts';
 import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
-import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import {
   openWireConnection,
   type WireConnection,
 } from '#src/db/postgres/connection/wire-connection.ts';
 import type { Clock } from '#src/lib/clock.ts';
-import { OperatorError } from '#src/lib/errors.ts';
+import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
+import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
+import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { readProgress } from '#src/shadow/lease.ts';
 import {
   readRelationRecords,
@@ -25,9 +27,10 @@ import type { Spool } from '#src/stream/spool/spool.ts';
 
 import type { ApplyGate } from './apply-gate.ts';
 import { ApplyLoop } from './apply-loop.ts';
+import { ddlHandler } from './ddl-messages.ts';
 import { type FollowedTable, followedTable } from './followed-table.ts';
 import { FollowedTables } from './followed-tables.ts';
-import { messageHandlers } from './logical-messages.ts';
+import { type MessageHandlers, messageHandlers } from './logical-messages.ts';
 import type { LagMeter } from './monitor.ts';
 
 /**
@@ -45,6 +48,8 @@ export type ApplyChangesDeps = {
   readonly spool: Spool;
   readonly gate: ApplyGate;
   readonly meter: LagMeter;
+  /** Called when the source's catalog is to be looked at soon. */
+  readonly onUnknownTable: () => void;
   readonly clock: Clock;
   readonly log: Logger;
   readonly report: Report;
@@ -79,6 +84,8 @@ type Memory = {
   begunLsn: () => Lsn | undefined;
   /** See ApplyLoopDeps. */
   settleBefore: Lsn | undefined;
+  /** Notices about changes of the schema, which come again with every attempt. */
+  readonly said: Set<string>;
 };
 
 /** Apply until aborted, or until it cannot go on. */
@@ -88,6 +95,7 @@ export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal):
     runningAtMs: undefined,
     begunLsn: () => undefined,
     settleBefore: undefined,
+    said: new Set(),
   };
   let retryMs = RETRY_FIRST_MS;
   let brokenAtMs: number | undefined;
@@ -138,7 +146,6 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
   const { shadow, spool, meter, clock } = deps;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
-    answerMsMax: ANSWER_MS_MAX,
   });
   await using connection = await openWireConnection(deps.target, {
     applicationName: `understudy ${shadow.shadowId} apply`,
@@ -156,6 +163,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
   const start = shadow.consistentLsn ?? lsn(0n);
   const applied = await readProgress(target, shadow, start);
   meter.appliedLsn = applied;
+  meter.applying(clock.now());
   const tables = await readTables(target, shadow);
   await using reader = spool.reader(applied);
   const session = new ApplySession({
@@ -171,7 +179,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
       session,
       reader,
       tables: new FollowedTables(tables),
-      messages: messageHandlers(shadow.shadowId),
+      messages: await allHandlers(deps, memory, target),
       gate: deps.gate,
       clock,
       failpoints: deps.failpoints,
@@ -219,6 +227,25 @@ async function noticeLostClient(connection: WireConnection): Promise<void> {
   });
 }
 
+/** Those of the main loop. */
+async function allHandlers(
+  deps: ApplyChangesDeps,
+  { said }: Memory,
+  target: Session,
+): Promise<MessageHandlers> {
+  const { shadowId } = deps.shadow;
+  const ddl = ddlHandler({
+    shadowId,
+    latest: await readLatestVersions(target, shadowId),
+    onUnknown: deps.onUnknownTable,
+    notice: (message) => {
+      if (!said.has(message)) deps.report({ type: 'notice', level: 'warn', message });
+      said.add(message);
+    },
+  });
+  return new Map([...messageHandlers(shadowId), [DDL_PREFIX, ddl]]);
+}
+
 async function readTables(
   target: Session,
   shadow: ShadowRecord,
@@ -261,17 +288,23 @@ async function setupOrigin(
   }
 }
 
+/** Failures of one table, which `detail.relation` names. */
+const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
+  'TABLE_DIVERGED',
+  'TABLE_CHANGED',
+  'ROW_INCOMPLETE',
+]);
+
 /** Stop the table that an error is about; false when it is about none. */
 async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolean> {
   if (!(error instanceof OperatorError)) return false;
-  if (error.code !== 'TABLE_DIVERGED' && error.code !== 'TABLE_CHANGED') return false;
+  if (!STOPS_A_TABLE.has(error.code)) return false;
   const { shadow, meter } = deps;
   const sourceOid = Number(error.detail['relation']);
   // What was not committed is gone, and its changes are skipped from now on: it is as of the progress.
   const at = meter.appliedLsn;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
-    answerMsMax: ANSWER_MS_MAX,
   });
   deps.failpoints.hit('stop.beforeRecord');
   await stopRelation(target, shadow.shadowId, sourceOid, tableStop(error, at));

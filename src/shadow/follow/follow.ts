@@ -1,21 +1,23 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
-import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
-import { dropSlot, readSlot } from '#src/db/postgres/replication/slot.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { dropSlot, readSlot, type SlotState } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
+import { Wake } from '#src/lib/wake.ts';
 import { readProgress } from '#src/shadow/lease.ts';
-import { readRelationRecords, type ShadowRecord } from '#src/shadow/ledger.ts';
+import { readRelationRecords, type ShadowRecord, updateShadow } from '#src/shadow/ledger.ts';
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
 import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
 
 import { applyChanges } from './apply-changes.ts';
 import { ApplyGate } from './apply-gate.ts';
+import { readSourceTimeline, requireDescendant, type SourceTimeline } from './failover.ts';
 import { sendHeartbeat } from './heartbeat.ts';
 import { LagMeter, monitor } from './monitor.ts';
 import { PublicationWatch } from './publication-watch.ts';
@@ -49,6 +51,8 @@ export type FollowDeps = {
 export type Follower = AsyncDisposable & {
   readonly gate: ApplyGate;
   readonly meter: LagMeter;
+  /** Woken when the stream names a table that is not on record. */
+  readonly lookAtSchema: Wake;
   readonly spooling: Task;
   readonly applying: Task;
   /** Fence requests of other commands; ends well when one asks the follower to end. */
@@ -65,7 +69,8 @@ const SPOOL_BYTES_MAX = 2 ** 50;
 /**
  * Open the spool and check that nothing is missing between it, the target and the slot (trap 15).
  *
- * Throws SLOT_LOST, SLOT_AHEAD, SPOOL_MISSING, and what opening the spool throws.
+ * Throws SLOT_LOST, SLOT_AHEAD, SPOOL_MISSING, SOURCE_CHANGED, SOURCE_BEHIND, and what opening the spool
+ * throws.
  */
 export async function openFollower(deps: FollowDeps): Promise<Follower> {
   const { shadow, clock } = deps;
@@ -77,9 +82,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     settings: Readonly<Record<string, string>> = {},
   ): Promise<Session> => {
     const applicationName = `understudy ${shadow.shadowId} ${part}`;
-    return owned.use(
-      await openSession(endpoint, { applicationName, settings, answerMsMax: ANSWER_MS_MAX }),
-    );
+    return owned.use(await openSession(endpoint, { applicationName, settings }));
   };
   const source = await open(deps.source, 'monitor');
   // Its commits tell what the target has flushed; a standby of the target does not count, nor hold us up.
@@ -90,14 +93,25 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   await voidRequests(requests, shadow.shadowId);
   deps.failpoints.hit('request.afterVoid');
   const applied = await readProgress(target, shadow, names.consistentLsn);
-  const slot = await readSlot(source, names.slotName);
-  if (slot === undefined || slot.invalidation !== undefined) {
-    const why = slot === undefined ? 'does not exist any more' : 'was invalidated';
-    throw new OperatorError('SLOT_LOST', `slot ${names.slotName} of the source ${why}`);
-  }
+  const found = await readSourceTimeline(deps.source, shadow);
+  const slot = await requireSlot(source, names.slotName, found, shadow.sourceTimeline);
   const confirmed = slot.confirmedFlushLsn ?? names.consistentLsn;
-  const spool = owned.use(await openOwnSpool(deps, names, confirmed <= applied));
+  const identity = spoolIdentity(shadow, names, found.timeline);
+  const spool = owned.use(
+    await openSpool({
+      directory: deps.spoolDirectory,
+      identity,
+      formerTimelines: found.ancestors.map(({ timeline }) => timeline),
+      // An empty new spool is right only while the source still has everything that the target lacks.
+      mode: confirmed <= applied ? 'create' : 'resume',
+      bytesMax: SPOOL_BYTES_MAX,
+      failpoints: deps.failpoints,
+    }),
+  );
   const known = later(applied, spool.writer.appendedLsn);
+  if (found.timeline !== shadow.sourceTimeline) {
+    await moveToTimeline(deps, { target, spool, identity, found, known });
+  }
   if (confirmed > known) {
     throw new OperatorError(
       'SLOT_AHEAD',
@@ -109,6 +123,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   spool.writer.advance(known);
 
   const gate = new ApplyGate();
+  const lookAtSchema = new Wake();
   const meter = new LagMeter(applied);
   const receiver = new Receiver(
     {
@@ -118,7 +133,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       publication: names.publicationName,
       binary: shadow.streamFormat === 'binary',
       systemId: shadow.sourceSystemId,
-      timeline: shadow.sourceTimeline,
+      timeline: found.timeline,
       writer: spool.writer,
       clock,
       log: deps.log,
@@ -144,7 +159,12 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       meter,
       known,
     }),
-    applying: async (signal) => applyChanges({ ...deps, spool, gate, meter }, signal),
+    lookAtSchema,
+    applying: async (signal) =>
+      applyChanges(
+        { ...deps, spool, gate, meter, onUnknownTable: () => lookAtSchema.wake() },
+        signal,
+      ),
     serving: async (signal) => {
       const { shadowId } = shadow;
       const { onFence } = deps;
@@ -178,22 +198,54 @@ function requireNames(shadow: ShadowRecord) {
   return { slotName, publicationName, publicationOid, consistentLsn };
 }
 
-/** An empty new spool is right only while the source still has everything that the target lacks. */
-async function openOwnSpool(deps: FollowDeps, names: Names, isComplete: boolean): Promise<Spool> {
-  const identity: SpoolIdentity = {
-    shadowId: deps.shadow.shadowId,
-    systemId: deps.shadow.sourceSystemId,
-    timeline: deps.shadow.sourceTimeline,
+function spoolIdentity(shadow: ShadowRecord, names: Names, timeline: number): SpoolIdentity {
+  return {
+    shadowId: shadow.shadowId,
+    systemId: shadow.sourceSystemId,
+    timeline,
     slot: names.slotName,
     createdLsn: names.consistentLsn,
   };
-  return openSpool({
-    directory: deps.spoolDirectory,
-    identity,
-    mode: isComplete ? 'create' : 'resume',
-    bytesMax: SPOOL_BYTES_MAX,
-    failpoints: deps.failpoints,
-  });
+}
+
+/** Throws SLOT_LOST. A promoted standby has only the slots that it synchronised (17). */
+async function requireSlot(
+  source: Session,
+  name: string,
+  { timeline }: SourceTimeline,
+  recordedTimeline: number,
+): Promise<SlotState> {
+  const slot = await readSlot(source, name);
+  if (slot !== undefined && slot.invalidation === undefined) return slot;
+  const why = slot === undefined ? 'does not exist any more' : 'was invalidated';
+  const when =
+    timeline === recordedTimeline ? '' : `, which went over to timeline ${timeline} in a failover`;
+  throw new OperatorError('SLOT_LOST', `slot ${name} ${why} on the source${when}`);
+}
+
+/**
+ * After a failover that lost nothing of what we have: the spool and the ledger name the new timeline from
+ * now on. The spool first, since it accepts the one that is on record, too.
+ */
+async function moveToTimeline(
+  deps: FollowDeps,
+  parts: {
+    readonly target: Session;
+    readonly spool: Spool;
+    readonly identity: SpoolIdentity;
+    readonly found: SourceTimeline;
+    readonly known: Lsn;
+  },
+): Promise<void> {
+  const { shadow, report, log } = deps;
+  const { target, spool, identity, found, known } = parts;
+  const endLsn = await requireDescendant(target, shadow, found, known);
+  await spool.moveTo(identity);
+  await updateShadow(target, shadow.shadowId, { sourceTimeline: found.timeline });
+  const { sourceTimeline: from } = shadow;
+  const message = `the source failed over from timeline ${from} to ${found.timeline} at ${formatLsn(endLsn)}; the shadow had everything up to ${formatLsn(known)} and goes on`;
+  log.warn({ from, to: found.timeline }, 'the source failed over');
+  report({ type: 'notice', level: 'warn', message });
 }
 
 function spoolingTask(
@@ -209,8 +261,8 @@ function spoolingTask(
     readonly known: Lsn;
   },
 ): Task {
-  const { shadowId, sourceWalBytesMax } = deps.shadow;
-  const shadow = { ...parts.names, shadowId, sourceWalBytesMax };
+  const { shadowId, sourceWalBytesMax, maxLagMs } = deps.shadow;
+  const shadow = { ...parts.names, shadowId, sourceWalBytesMax, maxLagMs };
   return async (signal) => {
     try {
       await supervise(

@@ -45,6 +45,7 @@ export function followedTable(parts: {
     columns,
     format,
     keyIndexes: record.key.map((name) => names.indexOf(name)).toSorted((a, b) => a - b),
+    isFiltered: record.published !== '',
     record,
     startLsn: record.startLsn ?? lsn(0n),
     chunking: isPlanned && parts.chunking !== undefined ? parts.chunking : WHOLE,
@@ -90,7 +91,8 @@ export function describeShapeChange(table: FollowedTable, relation: Relation): s
     if (streamed.typeOid < FIRST_NORMAL_OID && streamed.typeModifier !== modifier) {
       return `column ${name} has another type modifier than on the target`;
     }
-    if (record.key.includes(copied.name) && !streamed.isKey) {
+    // Without a key every column names the row: under REPLICA IDENTITY FULL all of them are of the identity.
+    if ((record.key.length === 0 || record.key.includes(copied.name)) && !streamed.isKey) {
       return `column ${name} is no longer of its replica identity`;
     }
   }

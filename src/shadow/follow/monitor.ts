@@ -1,3 +1,4 @@
+import { stepLateness } from '#src/core/lateness.ts';
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
@@ -5,6 +6,7 @@ import { readLsn, readSlot, type SlotState } from '#src/db/postgres/replication/
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
+import type { Logger } from '#src/lib/log.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
@@ -23,6 +25,7 @@ export type MonitorDeps = {
     readonly shadowId: string;
     readonly slotName: string;
     readonly sourceWalBytesMax: number;
+    readonly maxLagMs: number;
   };
   /** Sessions of its own; a commit of the target's is on disk when it returns. */
   readonly source: Session;
@@ -32,6 +35,7 @@ export type MonitorDeps = {
   readonly spool: Spool;
   readonly meter: LagMeter;
   readonly clock: Clock;
+  readonly log: Logger;
   readonly report: Report;
   readonly failpoints: Failpoints;
 };
@@ -52,9 +56,15 @@ export class LagMeter {
   sourceWalRate = 0;
   #sourceWal: { readonly bytes: number; readonly atMs: number } | undefined;
   #heartbeatMs = 0;
+  #applyingSinceMs: number | undefined;
 
   constructor(applied: Lsn) {
     this.appliedLsn = applied;
+  }
+
+  /** The apply loop runs, and no heartbeat that was sent from now on has been applied. */
+  applying(nowMs: number): void {
+    this.#applyingSinceMs ??= nowMs;
   }
 
   applied(applied: Applied, nowMs: number): void {
@@ -78,9 +88,14 @@ export class LagMeter {
 
   /** The lag as of now: it grows while an older heartbeat than expected is the newest applied one. */
   lagMsAt(nowMs: number): number {
-    if (this.#heartbeatMs === 0) return 0;
-    const overdueMs = nowMs - this.#heartbeatMs - HEARTBEAT_MS - TICK_MS;
-    return Math.max(this.lagMs, overdueMs);
+    const sinceMs = this.#heartbeatMs === 0 ? this.#applyingSinceMs : this.#heartbeatMs;
+    if (sinceMs === undefined) return 0;
+    return Math.max(this.lagMs, nowMs - sinceMs - HEARTBEAT_MS - TICK_MS);
+  }
+
+  /** Before the first heartbeat of this run is applied, the lag is at least what `lagMsAt` says. */
+  get isLagExact(): boolean {
+    return this.#heartbeatMs !== 0;
   }
 }
 
@@ -146,6 +161,7 @@ async function readOwnSlot(source: Session, shadow: MonitorDeps['shadow']): Prom
 
 async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): Promise<void> {
   const { target, receiver, spool, meter, clock, report, shadow } = deps;
+  let isLate = await readIsLate(target, shadow.shadowId);
   for (;;) {
     const applied = meter.appliedLsn;
     if (seen.source !== undefined) {
@@ -165,14 +181,36 @@ async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
         sourceWalBytesMax: shadow.sourceWalBytesMax,
       };
       deps.failpoints.hit('monitor.beforePosition');
-      await recordPosition(target, shadow.shadowId, lag, meter.sourceWalRate);
+      const known = { lagMs: lag.lagMs, isExact: meter.isLagExact };
+      const wasLate = isLate;
+      isLate = stepLateness(wasLate, known, shadow.maxLagMs);
+      await recordPosition(target, shadow.shadowId, lag, {
+        sourceWalRate: meter.sourceWalRate,
+        isLate,
+      });
       deps.failpoints.hit('monitor.afterPosition');
       // That commit was flushed, and so is every commit before it, the applied ones included.
       await spool.trim(applied);
       report({ type: 'lag', ...lag });
+      if (isLate !== wasLate) tellLateness(deps, isLate, lag.lagMs);
     }
     await clock.sleep(TICK_MS, signal);
   }
+}
+
+/** Once for each transition, restarts included: the last one is on record. */
+function tellLateness({ report, log, shadow }: MonitorDeps, isLate: boolean, lagMs: number): void {
+  const { maxLagMs } = shadow;
+  if (isLate) log.warn({ lagMs, maxLagMs }, 'the shadow is late');
+  else log.info({ lagMs, maxLagMs }, 'the shadow is in time again');
+  report({ type: isLate ? 'late' : 'inTime', lagMs, maxLagMs });
+}
+
+async function readIsLate(target: Session, shadowId: string): Promise<boolean> {
+  const [row] = await target.query('SELECT is_late FROM understudy.position WHERE shadow_id = $1', [
+    shadowId,
+  ]);
+  return row?.['is_late'] === 't';
 }
 
 type RecordedLag = Omit<Extract<Parameters<Report>[0], { type: 'lag' }>, 'type'>;
@@ -181,20 +219,21 @@ async function recordPosition(
   target: Session,
   shadowId: string,
   lag: RecordedLag,
-  sourceWalRate: number,
+  { sourceWalRate, isLate }: { readonly sourceWalRate: number; readonly isLate: boolean },
 ): Promise<void> {
   await target.execute(
     `INSERT INTO understudy.position AS p
        (shadow_id, source_head_lsn, sent_lsn, received_lsn, durable_lsn, applied_lsn, lag_ms,
-        transactions_applied, rows_applied, spool_bytes, source_wal_bytes, source_wal_rate, updated_at)
-     VALUES ($1, $2::pg_lsn, $3::pg_lsn, $4::pg_lsn, $5::pg_lsn, $6::pg_lsn, $7, $8, $9, $10, $11, $12, now())
+        transactions_applied, rows_applied, spool_bytes, source_wal_bytes, source_wal_rate, is_late, updated_at)
+     VALUES ($1, $2::pg_lsn, $3::pg_lsn, $4::pg_lsn, $5::pg_lsn, $6::pg_lsn, $7, $8, $9, $10, $11, $12, $13, now())
      ON CONFLICT (shadow_id) DO UPDATE SET
        source_head_lsn = excluded.source_head_lsn, sent_lsn = excluded.sent_lsn,
        received_lsn = excluded.received_lsn, durable_lsn = excluded.durable_lsn,
        applied_lsn = excluded.applied_lsn, lag_ms = excluded.lag_ms,
        transactions_applied = excluded.transactions_applied, rows_applied = excluded.rows_applied,
        spool_bytes = excluded.spool_bytes, source_wal_bytes = excluded.source_wal_bytes,
-       source_wal_rate = excluded.source_wal_rate, updated_at = excluded.updated_at`,
+       source_wal_rate = excluded.source_wal_rate, is_late = excluded.is_late,
+       updated_at = excluded.updated_at`,
     [
       shadowId,
       lag.sourceHeadLsn,
@@ -208,6 +247,7 @@ async function recordPosition(
       lag.spoolBytes,
       lag.sourceWalBytes,
       sourceWalRate,
+      isLate,
     ],
   );
 }

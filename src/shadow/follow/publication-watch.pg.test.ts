@@ -30,6 +30,7 @@ async function watched(version: TestVersion): Promise<TestDatabase & { watch: Pu
     stop: undefined,
     isSpooled: false,
     spoolBytes: 0,
+    published: '',
   }));
   const publication = await createPublication({ session: db.session, name: NAME, tables });
   return { ...db, watch: new PublicationWatch(publication, records) };

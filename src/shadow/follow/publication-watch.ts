@@ -2,11 +2,11 @@ import { quoteTable } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
-import { type Publication, requirePublication } from '#src/shadow/publication.ts';
+import { type Publication, publishedPartSql, requirePublication } from '#src/shadow/publication.ts';
 
 type PublishedTable = {
   readonly entry: string;
-  readonly isWhole: boolean;
+  readonly part: string;
   readonly exists: boolean;
 };
 
@@ -54,7 +54,9 @@ export class PublicationWatch {
       if (entry?.exists !== true) continue;
       const table = quoteTable(record);
       if (entry.entry === '') throw this.#changed(`does not publish table ${table} any more`);
-      if (!entry.isWhole) throw this.#changed(`has a filter on table ${table}`);
+      if (entry.part !== record.published) {
+        throw this.#changed(`has another filter on table ${table} than it was made with`);
+      }
       const earlier = this.#entries.get(record.sourceOid);
       if (earlier !== undefined && earlier.entry !== entry.entry) {
         throw this.#changed(`did not publish table ${table} for a while`);
@@ -64,10 +66,9 @@ export class PublicationWatch {
   }
 
   async #readEntries(source: Session): Promise<ReadonlyMap<number, PublishedTable>> {
-    // Row filters and column lists exist from 15 on.
     const rows = await source.query(
       `SELECT t.oid, r.oid AS entry, c.oid IS NOT NULL AS exists,
-              to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL AS is_whole
+              ${publishedPartSql(source.serverVersion)} AS part
          FROM unnest($1::oid[]) AS t (oid)
          LEFT JOIN pg_catalog.pg_class c ON c.oid = t.oid
          LEFT JOIN pg_catalog.pg_publication_rel r ON r.prrelid = t.oid AND r.prpubid = $2::oid`,
@@ -78,7 +79,7 @@ export class PublicationWatch {
         Number(row['oid']),
         {
           entry: row['entry'] ?? '',
-          isWhole: row['is_whole'] === 't',
+          part: row['part'] ?? '',
           exists: row['exists'] === 't',
         },
       ]),

@@ -139,9 +139,10 @@ export class Receiver {
       systemId: this.#deps.systemId,
     });
     if (stream.system.timeline !== timeline) {
+      // Whether the shadow can go on there is decided by who opens a follower anew.
       throw new OperatorError(
-        'SOURCE_CHANGED',
-        `the source is on timeline ${stream.system.timeline}, the shadow was made on ${timeline}`,
+        'TIMELINE_CHANGED',
+        `the source is on timeline ${stream.system.timeline} now, it was on ${timeline}`,
       );
     }
     // What an earlier connection left unfinished comes again.

@@ -7,7 +7,7 @@ import { nameOf, textOf } from './rows.ts';
  * What has to differ from the source while a table is shadowed. Each difference is read from the
  * target's catalog, made, and recorded with its undo, all in the caller's transaction.
  */
-type Adjustment = {
+export type Adjustment = {
   /** What it is made to: unique for a shadow. */
   readonly object: string;
   readonly applied: string;
@@ -112,7 +112,8 @@ export async function silenceTriggers(
   await adjust(target, shadowId, adjustments);
 }
 
-async function adjust(
+/** Make the adjustments and record them. */
+export async function adjust(
   target: Session,
   shadowId: string,
   adjustments: readonly Adjustment[],
@@ -138,6 +139,7 @@ function namesOf(tables: readonly TableName[]): readonly [readonly string[], rea
   return [tables.map((table) => table.schema), tables.map((table) => table.name)];
 }
 
-function tableOf(row: Row): string {
+/** The table of a row with `nspname` and `relname`. */
+export function tableOf(row: Row): string {
   return quoteTable(nameOf(row));
 }

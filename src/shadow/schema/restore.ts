@@ -1,11 +1,12 @@
 import type { Entry } from '#src/core/schema-entry.ts';
 import type { SchemaScript, Step } from '#src/core/schema-script.ts';
-import type { TableName } from '#src/core/table.ts';
+import type { Table, TableName } from '#src/core/table.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
+import { relaxExcluded } from './adjust-excluded.ts';
 import { relaxIdentity, relaxRowSecurity } from './adjust.ts';
 import { nameOf } from './rows.ts';
 
@@ -13,6 +14,8 @@ export type RestoreOptions = {
   readonly target: Session;
   readonly shadowId: string;
   readonly script: SchemaScript;
+  /** As the source has them, with what a filter leaves out; none when there is no filter. */
+  readonly dataset?: readonly Table[];
 };
 
 /** Entries that go to the server together; one that fails is then found by itself. */
@@ -46,6 +49,7 @@ export async function restorePreData(options: RestoreOptions): Promise<void> {
     }
     await relaxIdentity(target, shadowId, script.tables);
     await relaxRowSecurity(target, shadowId, script.tables);
+    await relaxExcluded(target, shadowId, options.dataset ?? []);
     await insertSteps(target, shadowId, script.steps);
   });
 }

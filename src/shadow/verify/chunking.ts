@@ -90,7 +90,7 @@ export async function proposeChunking(
 async function rangeChunking(source: Session, table: Table, column: string): Promise<Chunking> {
   const name = quoteIdentifier(column);
   const [keys] = await source.query(
-    `SELECT min(${name}) AS low, max(${name}) AS high FROM ${quoteTable(table)}`,
+    `SELECT min(${name}) AS low, max(${name}) AS high FROM ONLY ${quoteTable(table)}`,
   );
   const [stats] = await source.query(
     `SELECT bounds[2] AS low, bounds[array_length(bounds, 1) - 1] AS high

@@ -1,4 +1,5 @@
 import { chunkExpression } from '#src/core/chunk.ts';
+import { conjunction } from '#src/core/row-filter.ts';
 import { quoteTable } from '#src/core/table.ts';
 import { readCursor } from '#src/db/postgres/connection/cursor.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
@@ -27,7 +28,10 @@ export type ChunkOutcome = {
 
 const BATCH_CHUNKS = 5_000;
 
-/** Compare the chunks of a table: one grouped scan a side, both at the same time. */
+/**
+ * Compare the chunks of a table: one grouped scan a side, both at the same time. A row filter is for the
+ * source only: on the target a row that does not belong there has to be seen.
+ */
 export async function compareChunks(
   pair: Pair,
   comparison: TableComparison,
@@ -36,9 +40,9 @@ export async function compareChunks(
   const different: bigint[] = [];
   let rows = 0n;
   for (const condition of chunkConditions(comparison.chunking, 't', comparison.chunks)) {
-    const sql = digestSql(comparison, condition);
-    await using source = new Ascending(readDigests(pair.source, sql));
-    await using target = new Ascending(readDigests(pair.target, sql));
+    const ofDataset = conjunction(condition, comparison.table.rowFilter);
+    await using source = new Ascending(readDigests(pair.source, digestSql(comparison, ofDataset)));
+    await using target = new Ascending(readDigests(pair.target, digestSql(comparison, condition)));
     await Promise.all([source.advance(), target.advance()]);
     for (;;) {
       const [ours, theirs] = [source.current, target.current];

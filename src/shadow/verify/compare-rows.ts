@@ -1,3 +1,4 @@
+import { conjunction } from '#src/core/row-filter.ts';
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import { readCursor } from '#src/db/postgres/connection/cursor.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
@@ -30,10 +31,11 @@ export async function* compareRows(
   comparison: TableComparison,
 ): AsyncGenerator<RowDifference> {
   for (const condition of chunkConditions(comparison.chunking, 't', comparison.chunks)) {
-    const sql = rowsSql(comparison, condition);
+    const ours = rowsSql(comparison, conjunction(condition, comparison.table.rowFilter));
+    const theirs = rowsSql(comparison, condition);
     const keyColumns = comparison.table.key.length;
-    await using source = new Ascending(readRows(pair.source, sql, keyColumns));
-    await using target = new Ascending(readRows(pair.target, sql, keyColumns));
+    await using source = new Ascending(readRows(pair.source, ours, keyColumns));
+    await using target = new Ascending(readRows(pair.target, theirs, keyColumns));
     yield* mergeRows(source, target);
   }
 }

@@ -7,6 +7,7 @@ import {
   type WireConnection,
 } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import { mendLargeObjects } from '#src/shadow/large-objects/mend-large-objects.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';
 
@@ -41,8 +42,10 @@ export type Repair = {
 export async function repairShadow(options: VerifyOptions): Promise<Repair> {
   const found = await verifyShadow(options);
   const isBehind = found.listed.some(({ kind }) => kind === 'sequence');
-  if (found.different.size === 0 && found.stopped.size === 0 && !isBehind)
+  const { length: largeObjects } = found.largeObjects.different;
+  if (found.different.size + found.stopped.size + largeObjects === 0 && !isBehind) {
     return { found, rows: 0, after: found };
+  }
   await using opened = await openPairs(options, 1);
   await using control = await openSession(options.target, { applicationName: 'understudy repair' });
   const [pair] = opened.pairs;
@@ -118,6 +121,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
     rows += mended;
     if (isStopped) await follow(wires.target, options, moment, table);
   }
+  const mendedObjects = await mendLargeObjects(pair, wires.target, found.largeObjects.different);
   options.failpoints.hit('repair.beforeCommit');
   await commit(wires.target, moment);
   options.failpoints.hit('repair.afterCommit');
@@ -126,7 +130,8 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   options.failpoints.hit('repair.beforeSequences');
   await raiseSequences(control, sequences);
   const where = moment.lsn === undefined ? '' : ` at ${formatLsn(moment.lsn)}`;
-  options.report({ type: 'notice', level: 'info', message: `repaired ${rows} rows${where}` });
+  const what = mendedObjects === 0 ? 'rows' : `rows and ${mendedObjects} large objects`;
+  options.report({ type: 'notice', level: 'info', message: `repaired ${rows} ${what}${where}` });
   return rows;
 }
 

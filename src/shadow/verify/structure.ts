@@ -85,6 +85,7 @@ function columnCauses(table: Table, target: TargetColumns): ReadonlyMap<string, 
   }
   for (const name of target.keys()) {
     if (table.columns.some((column) => column.name === name)) continue;
+    if (table.excludedColumns.includes(name)) continue;
     causes.set(name, `column ${name} is on the target only`);
   }
   return causes;

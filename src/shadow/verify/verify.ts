@@ -5,6 +5,13 @@ import type { Report } from '#src/core/progress.ts';
 import type { Table, TableName } from '#src/core/table.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
+import {
+  compareLargeObjects,
+  type LargeObjectsOutcome,
+  NO_LARGE_OBJECTS,
+} from '#src/shadow/large-objects/compare-large-objects.ts';
+import { readFingerprint } from '#src/shadow/large-objects/fingerprint.ts';
+import { noteSame } from '#src/shadow/large-objects/large-object-ledger.ts';
 
 import { compareTable, type TableOutcome } from './compare-table.ts';
 import type { PreparedTable, TableComparison } from './comparison.ts';
@@ -36,6 +43,8 @@ export type VerifyOptions = {
   /** As the source has them. */
   readonly tables: readonly Table[];
   readonly sequences: readonly TableName[];
+  /** Whether the database's large objects are compared, too; not when absent. */
+  readonly isWithLargeObjects?: boolean;
   /** Of the selection, what is known beforehand not to be compared; it goes into the verdict. */
   readonly leftOut: readonly string[];
   /** Whose ledger is used; undefined to compare without one. */
@@ -72,6 +81,7 @@ export type Verdict = {
   readonly different: ReadonlyMap<number, readonly bigint[]>;
   /** Tables, by OID, that have stopped following: each is a difference. */
   readonly stopped: ReadonlySet<number>;
+  readonly largeObjects: LargeObjectsOutcome;
 };
 
 const LISTED_MAX = 200;
@@ -94,6 +104,7 @@ class Verification {
   readonly #unverified: string[] = [];
   readonly #different = new Map<number, readonly bigint[]>();
   #stopped: ReadonlySet<number> = new Set();
+  #largeObjects = NO_LARGE_OBJECTS;
   #rows = 0n;
   #chunksRead = 0;
   #chunks = 0;
@@ -118,6 +129,7 @@ class Verification {
     for (const difference of prepared.differences) this.#found.add(difference);
     this.#unverified.push(...this.#options.leftOut, ...prepared.unverified);
     let sequences: readonly SequenceValue[] = [];
+    const fingerprint = await readFingerprint(this.#pair.source);
     const moment = await enterMoment({
       choice: this.#options.moment,
       pairs: this.#pairs,
@@ -143,6 +155,7 @@ class Verification {
       shadowId === undefined ? undefined : await startVerification(this.#control, shadowId, scope);
     this.#options.failpoints.hit('verify.afterStart');
     await this.#compareAll(work, moment, marks);
+    await this.#compareLargeObjects(moment, fingerprint);
     await leaveMoment(this.#pairs);
     return await this.#conclude(scope, moment, verificationId);
   }
@@ -199,6 +212,18 @@ class Verification {
     );
   }
 
+  /** All of them, each time: nothing marks those that have changed. */
+  async #compareLargeObjects({ fence }: Moment, fingerprint: string): Promise<void> {
+    const { shadowId, signal, isWithLargeObjects } = this.#options;
+    if (isWithLargeObjects !== true) return;
+    this.#largeObjects = await compareLargeObjects(this.#pair, this.#found, signal);
+    const { different, unverified } = this.#largeObjects;
+    this.#unverified.push(...unverified);
+    if (shadowId === undefined || fence === undefined) return;
+    if (different.length + unverified.length > 0) return;
+    await noteSame(this.#control, shadowId, fingerprint);
+  }
+
   async #compareOne(pair: Pair, comparison: TableComparison) {
     const { table } = comparison;
     const { shadowId } = this.#options;
@@ -245,7 +270,7 @@ class Verification {
     const verdict: Verdict = {
       scope,
       lsn,
-      caveats: caveatsOf(this.#options.moment),
+      caveats: [...caveatsOf(this.#options.moment), ...partsOf(this.#options.tables)],
       tables: this.#tablesVerified,
       rows: Number(this.#rows),
       chunksRead: this.#chunksRead,
@@ -256,6 +281,7 @@ class Verification {
       elapsedMs: Math.round(performance.now() - this.#startedAt),
       different: this.#different,
       stopped: this.#stopped,
+      largeObjects: this.#largeObjects,
     };
     if (verificationId !== undefined) {
       this.#options.failpoints.hit('verify.beforeFinish');
@@ -267,6 +293,7 @@ class Verification {
     this.#options.report({
       ...event,
       type: 'verified',
+      largeObjects: this.#largeObjects.objects,
       lsn: lsn === undefined ? undefined : formatLsn(lsn),
     });
     return verdict;
@@ -275,6 +302,22 @@ class Verification {
   #notice(message: string): void {
     this.#options.report({ type: 'notice', level: 'info', message });
   }
+}
+
+/** Of filtered tables, what was compared. */
+function partsOf(tables: readonly Table[]): readonly string[] {
+  return tables.flatMap((table) => {
+    const { rowFilter, excludedColumns } = table;
+    const name = nameOf(table);
+    return [
+      ...(rowFilter === undefined
+        ? []
+        : [`of table ${name} rows matching (${rowFilter}) were compared with all on the target`]),
+      ...(excludedColumns.length === 0
+        ? []
+        : [`of table ${name} these columns are excluded: ${excludedColumns.join(', ')}`]),
+    ];
+  });
 }
 
 function caveatsOf(moment: MomentChoice): readonly string[] {

@@ -61,8 +61,10 @@ export function checkIdentity(
   directory: string,
   found: SpoolIdentity,
   expected: SpoolIdentity,
+  formerTimelines: readonly number[],
 ): void {
-  if (found.systemId !== expected.systemId || found.timeline !== expected.timeline) {
+  const isTimeline = [expected.timeline, ...formerTimelines].includes(found.timeline);
+  if (found.systemId !== expected.systemId || !isTimeline) {
     throw new OperatorError(
       'SOURCE_CHANGED',
       `the spool folder ${directory} is of system ${found.systemId} timeline ${found.timeline}, not of ${expected.systemId} timeline ${expected.timeline}`,

@@ -59,6 +59,8 @@ export type SpoolOptions = {
   /** One folder per shadow. Mode `create` makes it; one that exists must be a spool or empty. */
   readonly directory: string;
   readonly identity: SpoolIdentity;
+  /** Also open a spool of one of these, which stays as it is until `moveTo` says otherwise. */
+  readonly formerTimelines?: readonly number[];
   /** `create` also opens a spool that is there, if its identity is the same; `resume` demands one. */
   readonly mode: 'create' | 'resume';
   /** The most that the spool may hold on disk; past it the writer has no room. */
@@ -87,7 +89,7 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
     await prepareDirectory(directory, options.mode);
     cleanup.use(await lockDirectory(directory));
     const found = await readIdentity(directory);
-    if (found) checkIdentity(directory, found, identity);
+    if (found) checkIdentity(directory, found, identity, options.formerTimelines ?? []);
     else if (options.mode === 'create') {
       failpoints.hit('identity.before');
       await writeIdentity(directory, identity);
@@ -158,6 +160,13 @@ export class Spool implements AsyncDisposable {
    */
   async trim(flushed: Lsn): Promise<void> {
     await this.#segments.trim(flushed);
+  }
+
+  /**
+   * The source is proven to go on, on another timeline, with all that is in here. On disk when it returns.
+   */
+  async moveTo(identity: SpoolIdentity): Promise<void> {
+    await writeIdentity(this.directory, identity);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,8 +4,8 @@ import { describe, expect, test } from 'vitest';
 import { type TestValue, tuple, UNCHANGED } from '#test/pgoutput-encoder.ts';
 
 import { ArrayParameters, writeCopyRows, writeRowParameters } from './apply-encoder.ts';
-import type { NetEntry } from './change-batch.ts';
 import { MessageWriter } from './message-writer.ts';
+import type { NetEntry } from './net-entry.ts';
 
 const INT8_OID = 20;
 const COLUMNS = 4;

@@ -1,7 +1,7 @@
 import { OperatorError } from '#src/lib/errors.ts';
 
-import type { NetEntry } from './change-batch.ts';
 import type { MessageWriter } from './message-writer.ts';
+import type { NetEntry } from './net-entry.ts';
 import { nextColumn, VALUE } from './pgoutput.ts';
 
 /**

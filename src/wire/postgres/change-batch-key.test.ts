@@ -3,7 +3,9 @@ import { expect, test } from 'vitest';
 
 import { insertMessage, tupleOfBytes } from '#test/pgoutput-encoder.ts';
 
-import { ChangeBatch, type KeyedTable, keyOf } from './change-batch.ts';
+import { ChangeBatch } from './change-batch.ts';
+import { keyOf } from './keyed-changes.ts';
+import type { KeyedTable } from './net-entry.ts';
 import { TAG } from './pgoutput.ts';
 
 const tableOf = (columns: number): KeyedTable => ({
@@ -53,5 +55,5 @@ test('bytea keys that are the same number, in four bytes and in eight, are two r
     batch.addRow(tableOf(1), { tag: TAG.insert, bytes, body: 1, end: bytes.length });
   }
   const [step] = batch.steps;
-  expect(step?.kind === 'net' && step.tables.get(1)?.size).toBe(4);
+  expect(step?.kind === 'net' && [...step.tables.get(1)!.entries()].length).toBe(4);
 });

@@ -11,7 +11,8 @@ import {
 } from '#test/pgoutput-encoder.ts';
 import { decodeTuple, type Row, TableModel } from '#test/table-model.ts';
 
-import { ChangeBatch, type KeyedTable } from './change-batch.ts';
+import { ChangeBatch, type Step } from './change-batch.ts';
+import { isKeyless, type KeyedTable } from './net-entry.ts';
 import { TAG } from './pgoutput.ts';
 
 const COLUMNS = 5;
@@ -27,6 +28,8 @@ const SHAPES: readonly Shape[] = [
   { name: 'a key of everything', keyIndexes: [0, 1, 2, 3, 4] },
 ];
 
+const KEYLESS: Shape = { name: 'no key', keyIndexes: [] };
+
 type Table = KeyedTable & { readonly shape: Shape };
 const tableOf = (shape: Shape, oid: number): Table => ({
   oid,
@@ -34,6 +37,14 @@ const tableOf = (shape: Shape, oid: number): Table => ({
   keyIndexes: shape.keyIndexes,
   shape,
 });
+const CASES: readonly { readonly name: string; readonly tables: readonly Table[] }[] = [
+  ...SHAPES.map((shape) => ({ name: shape.name, tables: [tableOf(shape, 1), tableOf(shape, 2)] })),
+  { name: 'no key', tables: [tableOf(KEYLESS, 1), tableOf(KEYLESS, 2)] },
+  ...SHAPES.slice(0, 4).map((shape) => ({
+    name: `${shape.name}, and another table without any`,
+    tables: [tableOf(shape, 1), tableOf(KEYLESS, 2)],
+  })),
+];
 
 /** What the generator draws; what it means depends on the rows that are there. */
 const anyOperation = fc.record({
@@ -99,12 +110,14 @@ class Writer {
 
   #delete(table: Table, source: TableModel, row: Row, isFull: boolean): void {
     source.delete(row);
-    const before = this.#tuple(isFull ? row : keyOnly(table, row));
-    this.#add(table, TAG.delete, deleteMessage(table.oid, isFull ? 'O' : 'K', before));
+    const isWhole = isFull || isKeyless(table);
+    const before = this.#tuple(isWhole ? row : keyOnly(table, row));
+    this.#add(table, TAG.delete, deleteMessage(table.oid, isWhole ? 'O' : 'K', before));
   }
 
   #update(table: Table, source: TableModel, old: Row, row: Row, operation: Operation): void {
-    const { isLongUnchanged, isFull } = operation;
+    const { isLongUnchanged } = operation;
+    const isFull = operation.isFull || isKeyless(table);
     const after = row.map((value, i): TestValue => {
       return i === LONG && isLongUnchanged ? UNCHANGED : value;
     });
@@ -143,9 +156,7 @@ function keyOnly(table: Table, row: Row): Row {
   return row.map((value, i) => (table.keyIndexes.includes(i) ? value : null));
 }
 
-describe.each(SHAPES)('with $name', (shape) => {
-  const tables = [tableOf(shape, 1), tableOf(shape, 2)];
-
+describe.each(CASES)('with $name', ({ tables }) => {
   // In binary, keys of four bytes (some are) are told apart as integers.
   test.each(['t', 'b'] as const)(
     'steps and history of %s tuples make of the target what the source became',
@@ -163,8 +174,10 @@ describe.each(SHAPES)('with $name', (shape) => {
             after.source.forEach((model, i) => model.become(writer.source[i]!));
             for (const one of operations) after.write(one);
 
-            applySteps(after.batch, bySteps);
+            applySteps(after.batch.steps, bySteps);
             applyHistory(after.batch, byHistory);
+            // Of tables without a key the history has no rows: what was replayed is the steps.
+            applySteps(keylessSteps(after.batch), byHistory);
             const expected = after.source.map((model) => model.sorted());
             expect(bySteps.map((model) => model.sorted())).toEqual(expected);
             expect(byHistory.map((model) => model.sorted())).toEqual(expected);
@@ -177,8 +190,8 @@ describe.each(SHAPES)('with $name', (shape) => {
 });
 
 /** As ApplyPipeline orders them: deletes, updates, inserts. Every row must be there, or not be there. */
-function applySteps(batch: ChangeBatch<Table>, target: readonly TableModel[]): void {
-  for (const step of batch.steps) {
+function applySteps(steps: readonly Step<Table>[], target: readonly TableModel[]): void {
+  for (const step of steps) {
     if (step.kind === 'truncate') {
       for (const { oid } of step.tables) target[oid - 1]!.clear();
     } else if (step.kind === 'exact') {
@@ -205,10 +218,23 @@ function applySteps(batch: ChangeBatch<Table>, target: readonly TableModel[]): v
   }
 }
 
+/** As ApplySession replays them. */
+function keylessSteps(batch: ChangeBatch<Table>): readonly Step<Table>[] {
+  return batch.steps.flatMap((step): Step<Table>[] => {
+    if (step.kind === 'exact') return [];
+    if (step.kind === 'truncate') return [{ ...step, tables: step.tables.filter(isKeyless) }];
+    const tables = [...step.tables].filter(([, { table }]) => isKeyless(table));
+    return [{ ...step, tables: new Map(tables) }];
+  });
+}
+
 function applyHistory(batch: ChangeBatch<Table>, target: readonly TableModel[]): void {
   for (const change of batch.history) {
-    if ('tables' in change) for (const { oid } of change.tables) target[oid - 1]!.clear();
-    else applyChange(change, target);
+    if ('tables' in change) {
+      for (const { oid } of change.tables.filter((table) => !isKeyless(table))) {
+        target[oid - 1]!.clear();
+      }
+    } else applyChange(change, target);
   }
 }
 
@@ -268,4 +294,61 @@ test('copies of a long value by merged updates count as bytes of the batch', () 
     batch.addRow(table, { tag: TAG.update, bytes: update, body: 1, end: update.length });
   }
   expect(batch.bytes).toBeGreaterThan(9_000_000);
+});
+
+const KEYLESS_OID = 7;
+
+const countOf = (batch: ChangeBatch<Table>): Record<string, number> => {
+  const counts: Record<string, number> = {};
+  for (const step of batch.steps) {
+    if (step.kind !== 'net') continue;
+    for (const { kind } of step.tables.get(KEYLESS_OID)?.entries() ?? []) {
+      counts[kind] = (counts[kind] ?? 0) + 1;
+    }
+  }
+  return counts;
+};
+
+const longTuple = (end: string): Buffer =>
+  tuple(['1', null, 'b', 'x'.repeat(1_000_000) + end, 'd']);
+
+describe('a table without a key', () => {
+  const table = tableOf(KEYLESS, KEYLESS_OID);
+  const row = tuple(['1', null, 'b', 'c', 'd']);
+  const add = (batch: ChangeBatch<Table>, tag: number, bytes: Buffer): void =>
+    batch.addRow(table, { tag, bytes, body: 1, end: bytes.length });
+
+  test('a thousand equal rows that leave and come are counted', () => {
+    const batch = new ChangeBatch<Table>();
+    for (let i = 0; i < 1_000; i++) add(batch, TAG.delete, deleteMessage(7, 'O', row));
+    for (let i = 0; i < 400; i++) add(batch, TAG.insert, insertMessage(7, row));
+    expect(countOf(batch)).toEqual({ delete: 600 });
+    for (let i = 0; i < 601; i++) add(batch, TAG.insert, insertMessage(7, row));
+    expect(countOf(batch)).toEqual({ insert: 1 });
+  });
+
+  test('long rows that differ in a byte are two', () => {
+    const batch = new ChangeBatch<Table>();
+    add(batch, TAG.delete, deleteMessage(7, 'O', longTuple('a')));
+    add(batch, TAG.insert, insertMessage(7, longTuple('b')));
+    expect(countOf(batch)).toEqual({ delete: 1, insert: 1 });
+    add(batch, TAG.insert, insertMessage(7, longTuple('a')));
+    add(batch, TAG.delete, deleteMessage(7, 'O', longTuple('b')));
+    expect(countOf(batch)).toEqual({});
+  });
+
+  test.each([
+    ['an old key alone', TAG.delete, deleteMessage(7, 'K', row)],
+    ['no old row', TAG.update, updateMessage(7, { after: row })],
+    [
+      'an old row with a gap',
+      TAG.delete,
+      deleteMessage(7, 'O', tuple([UNCHANGED, 'a', 'b', 'c', 'd'])),
+    ],
+    ['a new row with a gap', TAG.insert, insertMessage(7, tuple(['1', 'a', 'b', UNCHANGED, 'd']))],
+  ])('stops when a change has %s', (_, tag, bytes) => {
+    expect(() => add(new ChangeBatch(), tag, bytes)).toThrow(
+      expect.objectContaining({ code: 'TABLE_DIVERGED', detail: { relation: 7 } }),
+    );
+  });
 });

@@ -201,6 +201,11 @@ export function readRowTuples(tag: number, bytes: Buffer, body: number): RowTupl
   return { before: at + 1, after: after + 1 };
 }
 
+/** Whether a U or D carries its old row whole, as under REPLICA IDENTITY FULL, and not just the key. */
+export function isWholeRow(bytes: Buffer, body: number): boolean {
+  return bytes[body + 4] === TUPLE.old;
+}
+
 /** The offset after the tuple at `at`. */
 export function skipTuple(bytes: Buffer, at: number): number {
   const columns = bytes.readUInt16BE(at);

@@ -3,8 +3,7 @@ import {
   writeCopyRows,
   writeRowParameters,
 } from '#src/wire/postgres/apply-encoder.ts';
-import type { NetChanges, NetEntry, RowChange } from '#src/wire/postgres/change-batch.ts';
-import { unchangedColumns } from '#src/wire/postgres/change-batch.ts';
+import type { NetChanges, RowChange } from '#src/wire/postgres/change-batch.ts';
 import {
   beginBind,
   copyDone,
@@ -15,7 +14,9 @@ import {
   writeSync,
 } from '#src/wire/postgres/frontend.ts';
 import type { MessageWriter } from '#src/wire/postgres/message-writer.ts';
+import { isKeyless, type NetEntry } from '#src/wire/postgres/net-entry.ts';
 import { TAG } from '#src/wire/postgres/pgoutput.ts';
+import { unchangedColumns } from '#src/wire/postgres/row-tuple.ts';
 
 import {
   type ApplyTable,
@@ -29,6 +30,8 @@ import {
   updateOne,
 } from './apply-table.ts';
 import type { PreparedStatement, PreparedStatements } from './prepared-statements.ts';
+import type { Removals } from './removals.ts';
+import { copyStaged, removeStaged } from './staged-rows.ts';
 
 /** What a statement of a pipeline is for, and what the server must answer. */
 export type Expectation =
@@ -45,6 +48,14 @@ const SINGLE_ROWS_MAX = 2;
 const COPY_ROWS_MIN = 50;
 /** Rows of one array statement: its parameters stay far below the limit of a message. */
 const ARRAY_ROWS_MAX = 20_000;
+
+/** What the pipelines of a session share. */
+export type PipelineSession = {
+  readonly writer: MessageWriter;
+  readonly prepared: PreparedStatements;
+  readonly arrays: ArrayParameters;
+  readonly removals: Removals;
+};
 
 /**
  * Builds what is sent to the target in one go, and remembers what each statement must answer.
@@ -64,12 +75,14 @@ export class ApplyPipeline {
   readonly #to: MessageWriter;
   readonly #prepared: PreparedStatements;
   readonly #arrays: ArrayParameters;
+  readonly #removals: Removals;
   #needsSync = false;
 
-  constructor(to: MessageWriter, prepared: PreparedStatements, arrays: ArrayParameters) {
-    this.#to = to;
-    this.#prepared = prepared;
-    this.#arrays = arrays;
+  constructor(session: PipelineSession) {
+    this.#to = session.writer;
+    this.#prepared = session.prepared;
+    this.#arrays = session.arrays;
+    this.#removals = session.removals;
   }
 
   /** The messages, to be sent. */
@@ -106,9 +119,20 @@ export class ApplyPipeline {
       }
     }
     // Deletes first: they free the unique values that the others may take.
-    if (deletes.length > 0) this.#deletes(table, deletes);
+    if (deletes.length > 0) {
+      if (isKeyless(table)) this.#stage(table, deletes);
+      else this.#deletes(table, deletes);
+    }
     for (const [unchanged, entries] of updates) this.#updates(table, entries, unchanged);
     if (inserts.length > 0) this.#inserts(table, inserts);
+  }
+
+  /** Remove the rows of a table without a key that wait for it: see staged-rows.ts. */
+  remove(table: ApplyTable): void {
+    const rows = this.#removals.take(table);
+    if (rows === 0) return;
+    const { before, remove, after } = removeStaged(table);
+    this.query([...before, [remove, { kind: 'rows', table, rows }], ...after]);
   }
 
   /** One change as it came. */
@@ -142,6 +166,15 @@ export class ApplyPipeline {
     for (const { bytes, at } of entries) this.#one(table, one, { bytes, key: at, row: at });
   }
 
+  #stage(table: ApplyTable, entries: readonly NetEntry[]): void {
+    const statements = this.#removals.prepare(table);
+    if (statements.length > 0) this.query(statements);
+    const before = this.#to.length;
+    this.#copy(table, copyStaged(table), entries);
+    const staged = { rows: entries.length, bytes: this.#to.length - before };
+    if (!this.#removals.add(table, staged)) this.remove(table);
+  }
+
   #updates(table: ApplyTable, entries: readonly NetEntry[], unchanged: string): void {
     const shape = `updateMany ${unchanged}`;
     const many = this.#prepared.get(table, shape, () => updateMany(table, unchanged));
@@ -154,14 +187,9 @@ export class ApplyPipeline {
   }
 
   #inserts(table: ApplyTable, entries: readonly NetEntry[]): void {
-    if (entries.length >= COPY_ROWS_MIN) {
-      this.sync();
-      writeQuery(this.#to, copyIn(table));
-      writeCopyRows(this.#to, entries, table.format);
-      this.#to.bytes(copyDone());
-      this.shapes.add('copy');
-      this.expectations.push({ kind: 'rows', table, rows: entries.length });
-      this.answers += 1;
+    // INSERT can neither name no column nor insert many rows of none.
+    if (entries.length >= COPY_ROWS_MIN || table.columns.length === 0) {
+      this.#copy(table, copyIn(table), entries);
       return;
     }
     const many = this.#prepared.get(table, 'insertMany', () => insertMany(table));
@@ -171,6 +199,16 @@ export class ApplyPipeline {
     }
     const one = this.#insertOne(table);
     for (const { bytes, at } of entries) this.#one(table, one, { bytes, key: at, row: at });
+  }
+
+  #copy(table: ApplyTable, sql: string, entries: readonly NetEntry[]): void {
+    this.shapes.add('copy');
+    this.sync();
+    writeQuery(this.#to, sql);
+    writeCopyRows(this.#to, entries, table.format);
+    this.#to.bytes(copyDone());
+    this.expectations.push({ kind: 'rows', table, rows: entries.length });
+    this.answers += 1;
   }
 
   #insertOne(table: ApplyTable): PreparedStatement {

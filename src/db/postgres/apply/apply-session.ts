@@ -15,11 +15,12 @@ import {
 import type { ChangeBatch } from '#src/wire/postgres/change-batch.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
-import { TAG } from '#src/wire/postgres/pgoutput.ts';
+import { isKeyless } from '#src/wire/postgres/net-entry.ts';
 
 import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
 import { PreparedStatements } from './prepared-statements.ts';
+import { Removals } from './removals.ts';
 
 /**
  * The target's side of following: one connection, one transaction at a time.
@@ -81,6 +82,7 @@ export class ApplySession {
   readonly #prepared = new PreparedStatements();
   readonly #arrays = new ArrayParameters();
   readonly #walker = new FrameWalker();
+  readonly #removals = new Removals();
   #writer = new MessageWriter();
   #inTransaction = false;
   #hasSavepoint = false;
@@ -102,12 +104,16 @@ export class ApplySession {
   /** Apply a batch in the open transaction, or in a new one. */
   async apply(batch: ChangeBatch<ApplyTable>): Promise<void> {
     if (this.#prepared.count > PREPARED_MAX) await this.#forgetStatements();
+    if (!this.#inTransaction && this.#removals.areTooMany) await this.#dropStaged();
+    await this.#knowTables(batch);
+    const saved = this.#removals.save();
     try {
-      await this.#applyNet(batch);
+      await this.#applySteps(batch);
     } catch (error) {
       if (!(error instanceof RefusedStatement)) throw error;
       if (!ORDER_SQLSTATES.has(error.server.code)) throw error.toOperatorError();
       await this.#query(ROLL_BACK_BATCH);
+      this.#removals.restore(saved);
       await this.#forgetStatements();
       this.#failpoints.hit('apply.beforeExact');
       await this.#applyExact(batch);
@@ -117,25 +123,30 @@ export class ApplySession {
 
   /** Commit everything that was applied, together with the progress. Without changes it records progress only. */
   async commit(commit: ApplyCommit): Promise<void> {
+    await this.#removeWaiting(this.#removals.waiting()).catch(asOperatorError);
     const pipeline = this.#pipeline();
     this.#begin(pipeline, []);
     for (const statement of commit.statements) pipeline.query([statement]);
     pipeline.query([[this.#progressStatement(commit), { kind: 'progress' }], 'COMMIT']);
     pipeline.commits = true;
     await this.#run(pipeline).catch(asOperatorError);
-    this.#inTransaction = false;
-    this.#hasSavepoint = false;
+    this.#ended();
   }
 
   async rollback(): Promise<void> {
     if (!this.#inTransaction) return;
-    this.#inTransaction = false;
-    this.#hasSavepoint = false;
+    this.#ended();
     await this.#query('ROLLBACK');
     await this.#forgetStatements();
   }
 
-  async #applyNet(batch: ChangeBatch<ApplyTable>): Promise<void> {
+  #ended(): void {
+    this.#inTransaction = false;
+    this.#hasSavepoint = false;
+    this.#removals.ended();
+  }
+
+  async #applySteps(batch: ChangeBatch<ApplyTable>): Promise<void> {
     let pipeline = this.#pipeline();
     const release = this.#hasSavepoint ? [`RELEASE ${SAVEPOINT}`] : [];
     this.#begin(pipeline, [...release, SAVEPOINT]);
@@ -146,6 +157,7 @@ export class ApplySession {
       } else if (step.kind === 'exact') {
         for (const change of step.changes) pipeline.row(change);
       } else {
+        for (const table of step.tables) pipeline.remove(table);
         await this.#run(pipeline);
         await this.#truncate(step.tables);
         pipeline = this.#pipeline();
@@ -154,18 +166,34 @@ export class ApplySession {
     await this.#run(pipeline);
   }
 
+  /**
+   * No table's rows depend on another's, so those without a key may come last. Their net changes have no
+   * other order: what leaves a table goes before what comes, so that no unique value is there twice.
+   */
   async #applyExact(batch: ChangeBatch<ApplyTable>): Promise<void> {
     let pipeline = this.#pipeline();
     for (const change of batch.history) {
-      if (change.tag === TAG.truncate && 'tables' in change) {
+      if ('tables' in change) {
         await this.#run(pipeline).catch(asOperatorError);
-        await this.#truncate(change.tables);
+        await this.#truncate(change.tables.filter((table) => !isKeyless(table)));
         pipeline = this.#pipeline();
-      } else if ('table' in change) {
+      } else {
         pipeline.row(change);
         if (pipeline.bytes < REPLAY_BYTES) continue;
         await this.#run(pipeline).catch(asOperatorError);
         pipeline = this.#pipeline();
+      }
+    }
+    for (const step of batch.steps) {
+      if (step.kind === 'truncate') {
+        for (const table of step.tables) pipeline.remove(table);
+        await this.#run(pipeline).catch(asOperatorError);
+        await this.#truncate(step.tables.filter(isKeyless));
+        pipeline = this.#pipeline();
+      } else if (step.kind === 'net') {
+        for (const changes of step.tables.values()) {
+          if (isKeyless(changes.table)) pipeline.net(changes);
+        }
       }
     }
     await this.#run(pipeline).catch(asOperatorError);
@@ -202,8 +230,7 @@ export class ApplySession {
   /** The statement names several tables: the one that is gone is meant, or else the first. */
   async #truncateError(tables: readonly ApplyTable[], sqlstate: string): Promise<unknown> {
     await this.#query('ROLLBACK');
-    this.#inTransaction = false;
-    this.#hasSavepoint = false;
+    this.#ended();
     let culprit = tables[0];
     for (const table of tables) {
       const name = quoteLiteral(quoteTable(table.name));
@@ -218,7 +245,12 @@ export class ApplySession {
   #pipeline(): ApplyPipeline {
     if (this.#writer.length > WRITER_BYTES_KEPT) this.#writer = new MessageWriter();
     this.#writer.reset();
-    return new ApplyPipeline(this.#writer, this.#prepared, this.#arrays);
+    return new ApplyPipeline({
+      writer: this.#writer,
+      prepared: this.#prepared,
+      arrays: this.#arrays,
+      removals: this.#removals,
+    });
   }
 
   /** Begin a transaction with the lease if none is open, and run the statements that follow. */
@@ -250,6 +282,32 @@ export class ApplySession {
   async #forgetStatements(): Promise<void> {
     this.#prepared.clear();
     await this.#query('DEALLOCATE ALL');
+  }
+
+  async #dropStaged(): Promise<void> {
+    await this.#query('DISCARD TEMPORARY');
+    this.#removals.dropped();
+  }
+
+  /** Learn of each table without a key, once, whether an index of it refuses rows. */
+  async #knowTables(batch: ChangeBatch<ApplyTable>): Promise<void> {
+    for (const step of batch.steps) {
+      if (step.kind !== 'net') continue;
+      for (const { table } of step.tables.values()) {
+        if (!isKeyless(table) || this.#removals.isKnown(table)) continue;
+        const rows = await this.#query(
+          `SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE (indisunique OR indisexclusion)
+             AND indrelid = pg_catalog.to_regclass(${quoteLiteral(quoteTable(table.name))}))::text`,
+        );
+        this.#removals.know(table, rows[0]?.[0] === 'true');
+      }
+    }
+  }
+
+  async #removeWaiting(tables: readonly ApplyTable[]): Promise<void> {
+    const pipeline = this.#pipeline();
+    for (const table of tables) pipeline.remove(table);
+    await this.#run(pipeline);
   }
 
   /** A statement of ours between pipelines. Rows of its only result. */

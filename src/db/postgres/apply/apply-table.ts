@@ -1,6 +1,6 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';
-import type { KeyedTable } from '#src/wire/postgres/change-batch.ts';
+import type { KeyedTable } from '#src/wire/postgres/net-entry.ts';
 
 /** A column of the target as the apply statements need it; order and names are those of the stream. */
 export type ApplyColumn = {
@@ -17,6 +17,8 @@ export type ApplyColumn = {
   readonly isArray: boolean;
   /** A cast from text calls the type's own input function, as COPY does; see `readTargetColumns`. */
   readonly isCastInput: boolean;
+  /** octet_length() answers without reading a value that is kept out of line: text, varchar and bytea. */
+  readonly hasKnownLength: boolean;
   /** Its equality as an index knows it. Under an empty search_path `=` finds built-in ones only. */
   readonly equality: string;
 };
@@ -84,8 +86,14 @@ export function insertMany(table: ApplyTable): ApplyStatement {
 
 /** COPY takes rows of the whole stream shape; it is always allowed to set identity columns. */
 export function copyIn(table: ApplyTable): string {
+  return copyInto(quoteTable(table.name), table);
+}
+
+/** The same into another relation with the columns of the stream. Without any there can be no list of them. */
+export function copyInto(relation: string, table: ApplyTable): string {
   const options = table.format === 'binary' ? ' WITH (FORMAT binary)' : '';
-  return `COPY ${quoteTable(table.name)} (${names(table, allIndexes(table))}) FROM STDIN${options}`;
+  const list = table.columns.length === 0 ? '' : ` (${names(table, allIndexes(table))})`;
+  return `COPY ${relation}${list} FROM STDIN${options}`;
 }
 
 /** INSERT, UPDATE, DELETE and a change of key of one row: one parameter a column, of the column's type. */
@@ -189,6 +197,6 @@ function columnName(table: ApplyTable, index: number): string {
   return quoteIdentifier(table.columns[index]?.name ?? '');
 }
 
-function names(table: ApplyTable, indexes: readonly number[]): string {
+export function names(table: ApplyTable, indexes: readonly number[]): string {
   return indexes.map((index) => columnName(table, index)).join(', ');
 }

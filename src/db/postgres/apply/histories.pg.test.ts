@@ -23,16 +23,20 @@ import { readTargetColumns, tableKey } from './target-columns.ts';
 const SHADOW_ID = '0badcafe';
 const SEED = 20_261_120;
 
-/** a: one key column in front; b: two, apart from each other. */
+/** One key column in front; two, apart from each other; none, with an index that refuses rows and without. */
 const TABLES: readonly HistoryTable[] = [
   { oid: 1, keyIndexes: [0], uniqueIndexes: [1, 2], longIndex: 3, columns: 5 },
   { oid: 2, keyIndexes: [1, 4], uniqueIndexes: [2], longIndex: 3, columns: 5 },
+  { oid: 3, keyIndexes: [], uniqueIndexes: [2], longIndex: 3, columns: 5 },
+  { oid: 4, keyIndexes: [], uniqueIndexes: [], longIndex: 3, columns: 5 },
 ];
 const COLUMNS = ['c0', 'c1', 'c2', 'c3', 'c4'];
 const DDL = `
 CREATE TABLE public.t1 (c0 text PRIMARY KEY, c1 text UNIQUE, c2 text UNIQUE, c3 text, c4 text);
 CREATE TABLE public.t2 (c0 text, c1 text, c2 text, c3 text, c4 text, PRIMARY KEY (c1, c4),
-                        EXCLUDE USING btree (c2 WITH =));`;
+                        EXCLUDE USING btree (c2 WITH =));
+CREATE TABLE public.t3 (c0 text, c1 text, c2 text UNIQUE, c3 text, c4 text);
+CREATE TABLE public.t4 (c0 text, c1 text, c2 text, c3 text, c4 text);`;
 
 async function openTarget(db: TestDatabase, format: ValueFormat) {
   const { session } = db;
@@ -88,14 +92,14 @@ async function rowsOf(db: TestDatabase): Promise<readonly (readonly string[])[]>
 }
 
 /** Rows that are there before, so that their unique values can wander. */
-const START = Array.from({ length: 14 }, (_, i): Operation => ({
-  table: i % 2,
+const START = Array.from({ length: 28 }, (_, i): Operation => ({
+  table: i % 4,
   kind: 'insert',
   row: 0,
   other: 0,
-  key: i >> 1,
+  key: i >> 2,
   value: 'before',
-  unique: i % 5 === 0 ? null : i >> 1,
+  unique: i % 5 === 0 ? null : i >> 2,
   isLongUnchanged: false,
 }));
 
@@ -119,7 +123,7 @@ test.each<readonly [TestVersion, ValueFormat]>([
     };
     await fc.assert(
       fc.asyncProperty(anyHistory, anyCuts, async (operations, cuts) => {
-        await db.session.query('TRUNCATE public.t1, public.t2');
+        await db.session.query('TRUNCATE public.t1, public.t2, public.t3, public.t4');
         const messages: HistoryMessage[] = [];
         const ends = new Map(cuts.map(({ at, isCommit }) => [at, isCommit]));
         const history = new History(TABLES, format === 'text' ? 't' : 'b', (message) =>

@@ -47,6 +47,8 @@ SELECT w.nspname, w.relname, a.attname, t.oid AS type_oid, t.typarray, a.atttypm
          SELECT FROM pg_catalog.pg_cast
           WHERE castsource = 'pg_catalog.text'::regtype AND casttarget IN (t.oid, b.base)
             AND castmethod = 'f') AS is_cast_input,
+       b.base IN ('pg_catalog.text'::regtype, 'pg_catalog.varchar'::regtype, 'pg_catalog.bytea'::regtype)
+         AS has_known_length,
        e.nspname AS equality_schema, e.oprname AS equality_name
   FROM wanted w
   JOIN pg_catalog.pg_attribute a ON a.attrelid = w.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -82,6 +84,7 @@ function columnOf(row: Row): ApplyColumn {
     typeModifier: Number(row['atttypmod']),
     isArray: row['is_array'] === 't',
     isCastInput: row['is_cast_input'] === 't',
+    hasKnownLength: row['has_known_length'] === 't',
     equality:
       schema === 'pg_catalog'
         ? '='

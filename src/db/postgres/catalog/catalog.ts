@@ -1,12 +1,12 @@
 import * as z from 'zod';
 
+import { conjunction, type Filtered } from '#src/core/row-filter.ts';
 import { selectRelations } from '#src/core/selection-pattern.ts';
 import type { Selection } from '#src/core/selection.ts';
 import type { Column, Table, TableName } from '#src/core/table.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 
 const unsupportedReason = z.enum([
-  'inheritance', // parent or child of INHERITS, not of a partition tree
   'unlogged', // writes no WAL, so nothing can be followed
   'foreign', // its rows are elsewhere
 ]);
@@ -32,7 +32,8 @@ export type SelectedRelations = {
 export type PartitionedTable = TableName & { readonly oid: number; readonly isRoot: boolean };
 
 /**
- * The tables that hold the selected rows: ordinary tables and leaf partitions of the user's schemas.
+ * The tables that hold the selected rows: ordinary tables, those of inheritance trees each by itself, and
+ * leaf partitions of the user's schemas.
  * Neither ours (`understudy`) nor an extension's own. What cannot be copied is left out here and named
  * by `readRelations`.
  *
@@ -53,7 +54,7 @@ export async function readRelations(
   const selected = selectRelations(selection, withAncestors(await session.query(NAMES_SQL)));
   const supported = selected.filter(({ kind, reason }) => kind === 'r' && reason === undefined);
   return {
-    tables: await readDetails(session, supported),
+    tables: await readDetails(session, supported, selection),
     partitioned: selected
       .filter(({ kind }) => kind === 'p')
       .map(({ oid, schema, name, ancestors }) => ({
@@ -81,11 +82,7 @@ export const USER_RELATIONS = `
 const NAMES_SQL = `
 SELECT c.oid, n.nspname, c.relname, c.relkind, c.relispartition, p.inhparent,
        CASE WHEN c.relkind = 'f' THEN 'foreign'
-            WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN 'unlogged'
-            WHEN c.relkind = 'r' AND EXISTS (
-                   SELECT FROM pg_catalog.pg_inherits i
-                    WHERE i.inhparent = c.oid OR (i.inhrelid = c.oid AND NOT c.relispartition))
-            THEN 'inheritance' END AS reason
+            WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN 'unlogged' END AS reason
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_inherits p ON p.inhrelid = c.oid AND c.relispartition
@@ -123,7 +120,8 @@ function tableName(row: Row): TableName {
 /**
  * The key is what a change in the stream identifies its row by, so the rules are those of the server's
  * RelationGetReplicaIndex: a deferrable primary key does not count. Under FULL the stream carries the
- * whole old row, and any index that is unique over NOT NULL columns finds it.
+ * whole old row but for generated columns, and any index that is unique over NOT NULL columns finds it;
+ * without such an index the row is named by all of its values.
  */
 const DETAILS_SQL = `
 SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8 AS reltuples,
@@ -140,7 +138,20 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
              'builtinType',
              CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname END,
              'isNotNull', a.attnotnull, 'isGenerated', a.attgenerated <> '',
-             'identity', a.attidentity) ORDER BY a.attnum) AS columns
+             'identity', a.attidentity,
+             'generatedFrom', CASE WHEN a.attgenerated <> '' THEN (
+               -- Before 15 the column itself depended on the others, since then its expression does.
+               SELECT pg_catalog.json_agg(DISTINCT b.attname)
+                 FROM pg_catalog.pg_depend d
+                 JOIN pg_catalog.pg_attribute b ON b.attrelid = d.refobjid AND b.attnum = d.refobjsubid
+                WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                  AND d.refobjid = c.oid AND d.refobjsubid > 0 AND d.refobjsubid <> a.attnum
+                  AND ((d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                        AND d.objid = c.oid AND d.objsubid = a.attnum)
+                    OR (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = (
+                          SELECT f.oid FROM pg_catalog.pg_attrdef f
+                           WHERE f.adrelid = c.oid AND f.adnum = a.attnum)))) END
+             ) ORDER BY a.attnum) AS columns
       FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
       LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
@@ -159,7 +170,7 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
              WHEN 'i' THEN x.indisreplident
              WHEN 'f' THEN NOT EXISTS (
                SELECT FROM pg_catalog.pg_attribute b
-                WHERE b.attrelid = c.oid AND NOT b.attnotnull
+                WHERE b.attrelid = c.oid AND (NOT b.attnotnull OR b.attgenerated <> '')
                   AND b.attnum = ANY ((x.indkey::pg_catalog.int2[])[0:x.indnkeyatts - 1]))
              ELSE false END
      ORDER BY x.indisprimary DESC, x.indnkeyatts, x.indexrelid
@@ -170,8 +181,10 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8
 async function readDetails(
   session: Session,
   relations: readonly Relation[],
+  selection: Selection,
 ): Promise<readonly Table[]> {
   if (relations.length === 0) return [];
+  const byOid = new Map(relations.map((relation) => [relation.oid, relation]));
   const roots = new Map(relations.map(({ oid, ancestors }) => [oid, ancestors.at(-1)]));
   const rows = await session.query(DETAILS_SQL, [[...roots.keys()].map(String)]);
   return rows.map((row) => {
@@ -179,7 +192,7 @@ async function readDetails(
     return {
       ...tableName(row),
       oid,
-      columns: columnsJson.parse(JSON.parse(row['columns'] ?? '[]')),
+      ...filtered(byOid.get(oid), columnsJson.parse(JSON.parse(row['columns'] ?? '[]')), selection),
       key: keyJson.parse(JSON.parse(row['key'] ?? '[]')),
       replicaIdentity: replicaIdentity.parse(row['relreplident']),
       partitionRoot: roots.get(oid),
@@ -187,6 +200,32 @@ async function readDetails(
       rowsEstimate: Number(row['reltuples']),
     };
   });
+}
+
+type FoundColumn = z.infer<typeof columnsJson>[number];
+
+/**
+ * What the filters leave of a table. One that names a partitioned table is for each of its leaves; one
+ * that names nothing is for the check to refuse. A column that the target would compute from an excluded
+ * one is excluded with it.
+ */
+function filtered(
+  relation: Relation | undefined,
+  found: readonly FoundColumn[],
+  { where, excludeColumns }: Selection,
+): Filtered & { readonly columns: readonly Column[] } {
+  const names = relation === undefined ? [] : [relation, ...relation.ancestors];
+  const isMeant = ({ schema, name }: TableName): boolean =>
+    names.some((one) => one.schema === schema && one.name === name);
+  const filters = where.filter(isMeant).map(({ predicate }) => predicate);
+  const named = new Set(excludeColumns.filter(isMeant).map(({ column }) => column));
+  const isExcluded = ({ name, generatedFrom }: FoundColumn): boolean =>
+    named.has(name) || generatedFrom.some((from) => named.has(from));
+  return {
+    rowFilter: filters.length > 1 ? conjunction(...filters) : filters[0],
+    excludedColumns: found.filter(isExcluded).map(({ name }) => name),
+    columns: found.filter((column) => !isExcluded(column)),
+  };
 }
 
 const columnsJson = z.array(
@@ -204,6 +243,10 @@ const columnsJson = z.array(
     isNotNull: z.boolean(),
     isGenerated: z.boolean(),
     identity: z.enum(['', 'a', 'd']),
+    generatedFrom: z
+      .array(z.string())
+      .nullable()
+      .transform((names) => names ?? []),
   }),
 ) satisfies z.ZodType<readonly Column[]>;
 const keyJson = z.array(z.string());

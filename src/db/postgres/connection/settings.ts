@@ -14,6 +14,10 @@ export const PINNED_SETTINGS: Readonly<Record<string, string>> = {
   xmloption: 'content',
   // What we were told is committed we do not do again, so it must survive a crash of the server.
   synchronous_commit: 'local',
+  // A row filter is one text that must mean one thing in every session, and be deparsed to one.
+  standard_conforming_strings: 'on',
+  transform_null_equals: 'off',
+  quote_all_identifiers: 'off',
   // Off would read a NULL in the text of an array as the word.
   array_nulls: 'on',
   search_path: '',

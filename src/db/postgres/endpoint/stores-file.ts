@@ -4,6 +4,12 @@ import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
+import {
+  type ColumnExclusion,
+  parseColumnExclusion,
+  parseRowFilter,
+  type RowFilter,
+} from '#src/core/row-filter.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 import {
@@ -14,7 +20,7 @@ import {
 import { type Environment, resolveSettings, type Warn } from './endpoint.ts';
 
 /**
- * The file that gives databases names:
+ * The file that gives databases names, and tables filters:
  *
  *     stores:
  *       production:
@@ -23,6 +29,10 @@ import { type Environment, resolveSettings, type Warn } from './endpoint.ts';
  *         sslmode: verify-full
  *         sslrootcert: system
  *       shadow: postgres://localhost/shadow
+ *     filters:
+ *       shop.orders:
+ *         where: id > 1000
+ *         excludeColumns: [note]
  *
  * Beside `url`, or instead of it, stand libpq's parameters; they win over the URL's.
  */
@@ -45,7 +55,14 @@ const urlOrStore = z.preprocess(
   (value) => (typeof value === 'string' ? { url: value } : value),
   store,
 );
-const storesFile = z.strictObject({ stores: z.record(z.string(), urlOrStore) });
+const filter = z.strictObject({
+  where: z.string().optional(),
+  excludeColumns: z.array(z.string()).optional(),
+});
+const storesFile = z.strictObject({
+  stores: z.record(z.string(), urlOrStore).default({}),
+  filters: z.record(z.string(), filter).default({}),
+});
 
 /** What the file says of one store, before environment and defaults. */
 export type Store = z.output<typeof store>;
@@ -81,6 +98,26 @@ export function resolveStore(
 
 /** The stores of a file by name. Throws CONFIG_INVALID with line and column, without the file's text. */
 export function loadStores(path: string): ReadonlyMap<string, Store> {
+  return new Map(Object.entries(loadFile(path).stores));
+}
+
+/** The filters of a file, as --where and --exclude-column have them. Throws CONFIG_INVALID. */
+export function loadFilters(path: string): {
+  readonly where: readonly RowFilter[];
+  readonly excludeColumns: readonly ColumnExclusion[];
+} {
+  const filters = Object.entries(loadFile(path).filters);
+  return {
+    where: filters.flatMap(([table, { where }]) =>
+      where === undefined ? [] : [parseRowFilter(`${table}: ${where}`)],
+    ),
+    excludeColumns: filters.flatMap(([table, { excludeColumns }]) =>
+      (excludeColumns ?? []).map((column) => parseColumnExclusion(`${table}.${column}`)),
+    ),
+  };
+}
+
+function loadFile(path: string): z.output<typeof storesFile> {
   const lineCounter = new LineCounter();
   const document = parseDocument(readText(path), { lineCounter, prettyErrors: false });
   const place = (offset: number): string => {
@@ -94,7 +131,7 @@ export function loadStores(path: string): ReadonlyMap<string, Store> {
     throw invalid(`${path} is not YAML: ${problem} at ${place(malformed.pos[0])}`);
   }
   const parsed = storesFile.safeParse(document.toJS());
-  if (parsed.success) return new Map(Object.entries(parsed.data.stores));
+  if (parsed.success) return parsed.data;
   // A misspelled key explains the missing one.
   const { issues } = parsed.error;
   const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0];

@@ -142,8 +142,17 @@ async function createOrCancel(parts: {
 /** https://www.postgresql.org/docs/current/protocol-replication.html; 14 has no list of options. */
 function createStatement(options: CreateSlotOptions, serverMajor: number): string {
   const kind = `${options.temporary ? 'TEMPORARY ' : ''}LOGICAL pgoutput`;
-  const snapshot = serverMajor >= 15 ? `(SNAPSHOT 'export')` : 'EXPORT_SNAPSHOT';
-  return `CREATE_REPLICATION_SLOT ${quoteIdentifier(options.name)} ${kind} ${snapshot}`;
+  const list = [`SNAPSHOT 'export'`, ...(isFailoverSlot(options, serverMajor) ? ['FAILOVER'] : [])];
+  const rest = serverMajor >= 15 ? `(${list.join(', ')})` : 'EXPORT_SNAPSHOT';
+  return `CREATE_REPLICATION_SLOT ${quoteIdentifier(options.name)} ${kind} ${rest}`;
+}
+
+/**
+ * Standbys with sync_replication_slots have the slot, too, so that it outlives a failover. It costs
+ * nothing where there is none. https://www.postgresql.org/docs/current/logical-replication-failover.html
+ */
+function isFailoverSlot({ temporary }: CreateSlotOptions, serverMajor: number): boolean {
+  return !temporary && serverMajor >= 17;
 }
 
 /** A cancel that comes before the statement has begun is without effect, so it is repeated. */

@@ -21,7 +21,8 @@ export type ReplicationStream = AsyncDisposable & {
  * Protocol 2 is what all of 14 to 18 speak; it streams large transactions before they commit (trap 17).
  * https://www.postgresql.org/docs/current/protocol-logical-replication.html
  *
- * Throws SLOT_IN_USE, SLOT_LOST, SLOT_AHEAD, SOURCE_CHANGED, NO_FREE_SLOT, or what connecting throws.
+ * Throws SLOT_IN_USE, SLOT_LOST, SLOT_AHEAD, SOURCE_CHANGED, NO_FREE_SLOT, CONNECTION_FAILED for a
+ * standby, or what connecting throws.
  */
 export async function startReplication(options: {
   readonly endpoint: Endpoint;
@@ -45,6 +46,7 @@ export async function startReplication(options: {
         `${where} is system ${system.systemId}, not ${systemId}`,
       );
     }
+    await refuseStandby(connection, endpoint);
     const walSenderTimeoutMs = await readWalSenderTimeout(connection);
     await refuseGap(connection, options);
     await connection.beginCopy(startStatement(options));
@@ -82,6 +84,13 @@ function startStatement(options: {
 /** The grammar of a walsender knows no E'' strings: a backslash is a character like any other. */
 function literal(text: string): string {
   return `'${text.replaceAll("'", "''")}'`;
+}
+
+/** While it is promoted, or when nobody does: its copy of the slot cannot be read, and is not lost. */
+async function refuseStandby(connection: WireConnection, endpoint: Endpoint): Promise<void> {
+  const [result] = await connection.query('SELECT pg_catalog.pg_is_in_recovery()');
+  if (result?.rows[0]?.[0] !== 't') return;
+  throw new OperatorError('CONNECTION_FAILED', `${describeEndpoint(endpoint)} is a standby`);
 }
 
 async function readWalSenderTimeout(connection: WireConnection): Promise<number> {

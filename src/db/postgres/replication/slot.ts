@@ -46,6 +46,8 @@ export type SlotState = {
   readonly safeWalBytes: number | undefined;
   /** Why the slot can never be read again: invalidation_reason (17), conflicting (16), or no WAL any more. */
   readonly invalidation: string | undefined;
+  /** Whether standbys that synchronise slots (17) have it, too. */
+  readonly isFailover: boolean;
 };
 
 /** https://www.postgresql.org/docs/current/view-pg-replication-slots.html */
@@ -56,6 +58,7 @@ export async function readSlot(session: Session, name: string): Promise<SlotStat
             s.restart_lsn, s.wal_status, s.safe_wal_size,
             to_jsonb(s) ->> 'invalidation_reason' AS invalidation_reason,
             to_jsonb(s) ->> 'conflicting' AS conflicting,
+            to_jsonb(s) ->> 'failover' AS failover,
             coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                           ELSE pg_current_wal_lsn() END - s.restart_lsn, 0)::bigint AS retained
        FROM pg_replication_slots s WHERE s.slot_name = $1 AND s.slot_type = 'logical'`,
@@ -78,6 +81,7 @@ export async function readSlot(session: Session, name: string): Promise<SlotStat
     walStatus: WAL_STATUSES.find((status) => status === text('wal_status')),
     safeWalBytes: number('safe_wal_size'),
     invalidation: invalidationOf(row),
+    isFailover: row['failover'] === 'true',
   };
 }
 
