@@ -16,6 +16,7 @@ export default defineConfig({
           name: 'plain',
           include: FOLDERS.map((folder) => `${folder}/**/*.test.ts`),
           exclude: WITH_POSTGRES,
+          globalSetup: ['test/output-setup.ts'],
           testTimeout: LIMIT_MS,
           hookTimeout: LIMIT_MS,
         },
@@ -24,7 +25,7 @@ export default defineConfig({
         test: {
           name: 'postgres',
           include: WITH_POSTGRES,
-          globalSetup: ['test/global-setup.ts'],
+          globalSetup: ['test/output-setup.ts', 'test/global-setup.ts'],
           testTimeout: LIMIT_MS,
           hookTimeout: LIMIT_MS,
         },

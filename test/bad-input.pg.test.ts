@@ -139,10 +139,10 @@ test('a missing privilege', async () => {
   await using source = await createTestDatabase(16, 'CREATE TABLE public.t (id int PRIMARY KEY)');
   await using target = await createTestDatabase(16);
   const user = `${source.name}_reader`;
-  await source.session.query(`CREATE ROLE ${user} LOGIN REPLICATION PASSWORD 'password';
+  await source.session.query(`CREATE ROLE ${user} LOGIN REPLICATION PASSWORD 'zqpass';
     GRANT CREATE ON DATABASE ${source.name} TO ${user}`);
   source.dropRoleAfterwards(user);
-  const text = await causes(source, target, { user, password: 'password' });
+  const text = await causes(source, target, { user, password: 'zqpass' });
   expect(text).toContain(
     `select-privilege: table "public"."t": role "${user}" may not read it -> ` +
       `GRANT USAGE ON SCHEMA "public" TO "${user}"; GRANT SELECT ON "public"."t" TO "${user}"`,

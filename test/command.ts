@@ -7,6 +7,8 @@ import { runCommandLine } from '#src/cli/command-line.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { systemClock } from '#src/lib/clock.ts';
 
+import { recordOutput } from './output.ts';
+
 const MAIN = join(import.meta.dirname, '../src/main.ts');
 
 export type Ended = {
@@ -44,9 +46,14 @@ export function startCommand(
   const watchers = new Set<() => void>();
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
+    // A file a process: half a line of one must not be followed by another's.
+    recordOutput(`${child.pid}.stdout`, text);
     for (const look of watchers) look();
   });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+    recordOutput(`${child.pid}.stderr`, text);
+  });
   const ended = once(child, 'close').then(([code]): Ended => ({ code, stdout, stderr }));
   return {
     processId: child.pid ?? 0,
@@ -88,7 +95,14 @@ export async function runInProcess(args: readonly string[]): Promise<Ended> {
     { env: {}, stdout, stderr, clock: systemClock, signal: new AbortController().signal },
     args,
   );
-  return { code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') };
+  const ended = {
+    code,
+    stdout: String(stdout.read() ?? ''),
+    stderr: String(stderr.read() ?? ''),
+  };
+  recordOutput('stdout', ended.stdout);
+  recordOutput('stderr', ended.stderr);
+  return ended;
 }
 
 /** Every line of a --json output. */

@@ -13,9 +13,10 @@ import { openSession, type Session } from '#src/db/postgres/connection/session.t
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
-import { createLogger } from '#src/lib/log.ts';
 import { type CopyResult, copyTables } from '#src/shadow/copy/copy.ts';
 import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.ts';
+
+import { recordError, recordingLogger, recordLine } from './output.ts';
 
 export const SHADOW_ID = 'c0ffee01';
 export const KEEPER = `understudy ${SHADOW_ID} keeper`;
@@ -73,13 +74,19 @@ export async function runCopy(
       await hooks.onSnapshot?.();
       return takeSnapshot(job.source);
     },
-    report: hooks.report ?? (() => undefined),
+    report: (event) => {
+      recordLine('events', event);
+      hooks.report?.(event);
+    },
     failpoints: createFailpoints(job.failpoints),
     clock: systemClock,
-    log: createLogger('silent'),
+    log: recordingLogger(),
     signal: hooks.signal ?? new AbortController().signal,
     ...(job.partBytes === undefined ? {} : { partBytes: job.partBytes }),
     graceMs: job.graceMs ?? 30_000,
+  }).catch((error: unknown) => {
+    recordError(error);
+    throw error;
   });
 }
 

@@ -12,13 +12,13 @@ import { openSession, type Session } from '#src/db/postgres/connection/session.t
 import { createLogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
-import { createLogger } from '#src/lib/log.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import type { ShadowRecord } from '#src/shadow/ledger.ts';
 import { createPublication } from '#src/shadow/publication.ts';
 
 import { recordFollowedShadow } from './followed-shadow.ts';
+import { recordError, recordingLogger, recordLine } from './output.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from './postgres.ts';
 
 export type FollowedPair = AsyncDisposable & {
@@ -104,8 +104,11 @@ export async function followPair(
       epoch,
       spoolDirectory,
       clock: systemClock,
-      log: createLogger('silent'),
-      report: (event) => void events.push(event),
+      log: recordingLogger(),
+      report: (event) => {
+        recordLine('events', event);
+        events.push(event);
+      },
       failpoints: createFailpoints(undefined),
       onFence: async () => undefined,
     }),
@@ -114,7 +117,10 @@ export async function followPair(
   const ended = supervise(
     [follower.spooling, follower.applying, follower.serving],
     aborting.signal,
-  ).catch((error: unknown) => error);
+  ).catch((error: unknown) => {
+    recordError(error);
+    return error;
+  });
   const stop = async (): Promise<unknown> => {
     aborting.abort();
     return ended;

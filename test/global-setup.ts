@@ -5,6 +5,7 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from '#src/provision/emb
 import {
   embeddedStandIn,
   parseTestServers,
+  SERVER_PASSWORD,
   type ServerAddress,
   TEST_SETTINGS,
   TEST_VERSIONS,
@@ -16,8 +17,6 @@ declare module 'vitest' {
     postgres: Partial<Record<TestVersion, ServerAddress>>;
   }
 }
-
-const PASSWORD = 'password';
 
 /** One server per major for the whole run, unless UNDERSTUDY_TEST_POSTGRES names one. */
 export default async function setUp(project: TestProject): Promise<() => Promise<void>> {
@@ -32,12 +31,12 @@ export default async function setUp(project: TestProject): Promise<() => Promise
     [...needed].map(async (version) => {
       const server = await startEmbeddedPostgres({
         version,
-        password: PASSWORD,
+        password: SERVER_PASSWORD,
         settings: TEST_SETTINGS,
       });
       started.push(server);
       const { host, port, user, database } = server.endpoint;
-      servers[version] = { host, port, user, database, password: PASSWORD };
+      servers[version] = { host, port, user, database, password: SERVER_PASSWORD };
     }),
   );
   const failed = starts.find((start) => start.status === 'rejected');

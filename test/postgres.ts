@@ -11,7 +11,7 @@ import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 
-import { embeddedStandIn, TEST_SETTINGS, type TestVersion } from './servers.ts';
+import { embeddedStandIn, SERVER_PASSWORD, TEST_SETTINGS, type TestVersion } from './servers.ts';
 
 export { TEST_VERSIONS, type TestVersion } from './servers.ts';
 
@@ -55,7 +55,7 @@ export async function startTestServer(options: {
   return startEmbeddedPostgres({
     ...options,
     version: embeddedStandIn(options.version),
-    password: 'password',
+    password: SERVER_PASSWORD,
     settings: { ...TEST_SETTINGS, ...options.settings },
   });
 }

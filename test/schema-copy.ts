@@ -5,11 +5,11 @@ import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
 import { dumpSchema } from '#src/db/postgres/schema-dump/schema-dump.ts';
 import { systemClock } from '#src/lib/clock.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
-import { createLogger } from '#src/lib/log.ts';
 import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
 import { readPopulatedViews, restorePreData } from '#src/shadow/schema/restore.ts';
 import type { RunStepsOptions } from '#src/shadow/schema/run-steps.ts';
 
+import { recordingLogger, recordLine } from './output.ts';
 import type { TestDatabase } from './postgres.ts';
 
 export const SHADOW_ID = '0badcafe';
@@ -55,10 +55,10 @@ export function stepOptions(
     shadowId: SHADOW_ID,
     stages: STAGES,
     jobs: 3,
-    report: () => undefined,
+    report: (event) => recordLine('events', event),
     failpoints: createFailpoints(undefined),
     clock: systemClock,
-    log: createLogger('silent'),
+    log: recordingLogger(),
     signal: AbortSignal.timeout(30_000),
     ...changes,
   };

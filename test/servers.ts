@@ -13,6 +13,9 @@ export function embeddedStandIn(version: TestVersion): TestVersion {
   return TEST_VERSIONS.find((major) => major >= version && installed.includes(major)) ?? version;
 }
 
+/** Of servers that tests start; carries the marker of test/output-scan.ts. */
+export const SERVER_PASSWORD = 'zqpass-server';
+
 /** Quick to start and to write, small in memory, room for every test at once. */
 export const TEST_SETTINGS: Readonly<Record<string, string>> = {
   fsync: 'off',

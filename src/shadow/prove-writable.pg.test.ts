@@ -96,7 +96,7 @@ test('tables that their owner may not write to are judged by their keys', async 
   await using db = await createTestDatabase(16, SCHEMA);
   const { session, name } = db;
   const role = `${name}_owner`;
-  await session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password';
+  await session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'zqpass';
     GRANT CREATE ON DATABASE ${name} TO ${role}`);
   db.dropRoleAfterwards(role);
   const tables = await readTables(session, EVERYTHING);
@@ -105,7 +105,7 @@ test('tables that their owner may not write to are judged by their keys', async 
       REVOKE UPDATE, DELETE ON public.${table.name} FROM ${role}`);
   }
   await using owner = await openSession(
-    { ...db.endpoint, user: role, password: 'password' },
+    { ...db.endpoint, user: role, password: 'zqpass' },
     { applicationName: 'understudy test' },
   );
   expect(await verdicts(owner, tables)).toEqual([

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { startEmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 import { createGuardedFolder } from '#src/provision/guarded-folder.ts';
-import type { TestVersion } from '#test/servers.ts';
+import { SERVER_PASSWORD, type TestVersion } from '#test/servers.ts';
 
 import { withClient } from './compare.ts';
 
@@ -24,11 +24,11 @@ export type CrashServer = AsyncDisposable & {
 export async function createPlainRole(endpoint: Endpoint): Promise<Endpoint> {
   const { database } = endpoint;
   await withClient(endpoint, async (client) =>
-    client.query(`CREATE ROLE plain LOGIN PASSWORD 'password';
+    client.query(`CREATE ROLE plain LOGIN PASSWORD 'zqpass';
                   GRANT SET ON PARAMETER session_replication_role TO plain;
                   ALTER DATABASE ${database} OWNER TO plain`),
   );
-  return { ...endpoint, user: 'plain', password: 'password' };
+  return { ...endpoint, user: 'plain', password: 'zqpass' };
 }
 
 const SETTINGS = {
@@ -50,7 +50,7 @@ export async function startCrashServer(
   await chmod(folder.path, 0o755);
   const options = {
     version,
-    password: 'password',
+    password: SERVER_PASSWORD,
     directory: join(folder.path, 'data'),
     settings: SETTINGS,
   };

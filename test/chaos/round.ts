@@ -80,7 +80,7 @@ export async function runRound(options: RoundOptions): Promise<readonly string[]
   const isPlain = versions[1] >= 15 && random() < 0.3;
   const role = isPlain ? await createPlainRole(target.endpoint) : target.endpoint;
   log(`as ${role.user}`);
-  const shadow = stack.use(await createShadow(source.endpoint, target.endpoint, role));
+  const shadow = stack.use(await createShadow(source.endpoint, target.endpoint, { target: role }));
   const workload = stack.use(await startWorkload(source.endpoint, seed));
   const round: Round = {
     options: { ...options, log },

@@ -37,13 +37,13 @@ CREATE TABLE app.ledger (worker int, number int, at timestamptz NOT NULL DEFAULT
 CREATE TABLE app.head (worker int PRIMARY KEY, number int NOT NULL);
 CREATE TABLE app.total (id int PRIMARY KEY, transactions int NOT NULL);
 
-INSERT INTO app.account SELECT i, i % ${WORKERS}, 100, 'account ' || i, now() FROM generate_series(1, ${ACCOUNTS}) i;
+INSERT INTO app.account SELECT i, i % ${WORKERS}, 100, 'zqrow account ' || i, now() FROM generate_series(1, ${ACCOUNTS}) i;
 INSERT INTO app."Order Line" SELECT i, l, i % ${WORKERS}, i / 7.0, 'calm' FROM generate_series(1, 100) i, generate_series(1, 3) l;
-INSERT INTO app.document SELECT md5('doc' || i)::uuid, i % ${WORKERS}, 0, repeat(md5(i::text), 200), ARRAY['a', NULL]
+INSERT INTO app.document SELECT md5('doc' || i)::uuid, i % ${WORKERS}, 0, 'zqrow' || repeat(md5(i::text), 200), ARRAY['zqrow', NULL]
   FROM generate_series(1, 60) i;
-INSERT INTO app.label SELECT 'label ' || i || E' \\\\ \\t"''é', i % ${WORKERS}, 0, jsonb_build_object('n', i) FROM generate_series(1, 60) i;
-INSERT INTO app.seat SELECT i, i % ${WORKERS}, 'place ' || i FROM generate_series(1, ${SEATS}) i;
-INSERT INTO app.scratch (payload) SELECT 'first ' || i FROM generate_series(1, 20) i;
+INSERT INTO app.label SELECT 'zqrow label ' || i || E' \\\\ \\t"''é', i % ${WORKERS}, 0, jsonb_build_object('n', i) FROM generate_series(1, 60) i;
+INSERT INTO app.seat SELECT i, i % ${WORKERS}, 'zqrow place ' || i FROM generate_series(1, ${SEATS}) i;
+INSERT INTO app.scratch (payload) SELECT 'zqrow first ' || i FROM generate_series(1, 20) i;
 INSERT INTO app.reading SELECT i, i % ${WORKERS}, i / 3.0, '2024-01-01'::date + i FROM generate_series(1, 200) i;
 INSERT INTO app.head SELECT i, 0 FROM generate_series(0, ${WORKERS - 1}) i;
 INSERT INTO app.total VALUES (1, 0);
@@ -51,5 +51,5 @@ INSERT INTO app.total VALUES (1, 0);
 
 /** Rows that take the copy a while. */
 export function bulkRows(rows: number): string {
-  return `INSERT INTO app.bulk SELECT -i, i % ${WORKERS}, repeat(md5(i::text), 8) FROM generate_series(1, ${rows}) i;`;
+  return `INSERT INTO app.bulk SELECT -i, i % ${WORKERS}, 'zqrow' || repeat(md5(i::text), 8) FROM generate_series(1, ${rows}) i;`;
 }

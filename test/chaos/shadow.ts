@@ -45,13 +45,18 @@ const POLL_MS = 50;
 export async function createShadow(
   source: Endpoint,
   target: Endpoint,
-  /** As whom the command connects to the target; the test itself always as who may do everything. */
-  targetRole: Endpoint = target,
+  /**
+   * By which way, and as whom, the command connects; the test itself goes straight to the servers and may do
+   * everything there.
+   */
+  ways: { readonly source?: Endpoint; readonly target?: Endpoint } = {},
 ): Promise<Shadow> {
   // Removed also when whoever runs this is killed.
   const spoolFolder = await createGuardedFolder('understudy-chaos-');
   const spool = spoolFolder.path;
-  const stores = ['--source', urlOf(source), '--target', urlOf(targetRole)];
+  const from = urlOf(ways.source ?? source);
+  const to = urlOf(ways.target ?? target);
+  const stores = ['--source', from, '--target', to];
   const running = new Set<Clone>();
   // A killed process writes no cache, so one that ends in order fills it: half of a start's time.
   const cacheFolder = await createGuardedFolder('understudy-compiled-');

@@ -15,9 +15,9 @@ const TABLES = `
 /** A role that may log in and nothing else, with the endpoint to do so. */
 async function createRole(db: TestDatabase, suffix: string) {
   const role = `${db.name}_${suffix}`;
-  await db.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password' NOSUPERUSER`);
+  await db.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'zqpass' NOSUPERUSER`);
   db.dropRoleAfterwards(role);
-  return { role, endpoint: { ...db.endpoint, user: role, password: 'password' } };
+  return { role, endpoint: { ...db.endpoint, user: role, password: 'zqpass' } };
 }
 
 test.each(TEST_VERSIONS)(

@@ -133,10 +133,10 @@ test('extensions must be there, creatable, and in the same schema', async () => 
   expect(named(await check(sides))).toEqual([]);
 
   const role = `${target.name}_writer`;
-  await target.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password';
+  await target.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'zqpass';
     GRANT CREATE ON DATABASE ${target.name} TO ${role}; GRANT CREATE ON SCHEMA public TO ${role}`);
   target.dropRoleAfterwards(role);
-  const asRole = { ...sides, target: { ...target.endpoint, user: role, password: 'password' } };
+  const asRole = { ...sides, target: { ...target.endpoint, user: role, password: 'zqpass' } };
   // citext is trusted, so the role may create it; pg_visibility takes a superuser.
   const result = await check(asRole);
   expect(named(result)).toContain('extension-missing extension "pg_visibility"');
@@ -154,11 +154,11 @@ test('what only a superuser may create is refused to another role', async () => 
   );
   await using target = await createTestDatabase(16);
   const role = `${target.name}_writer`;
-  await target.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password';
+  await target.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'zqpass';
     GRANT CREATE ON DATABASE ${target.name} TO ${role};
     GRANT SET ON PARAMETER session_replication_role TO ${role}`);
   target.dropRoleAfterwards(role);
-  const to = { ...target.endpoint, user: role, password: 'password' };
+  const to = { ...target.endpoint, user: role, password: 'zqpass' };
   const sides = { source: source.endpoint, target: to };
   const before = await check(sides);
   expect(named(before)).toEqual([

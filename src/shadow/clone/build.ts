@@ -3,7 +3,7 @@ import type { Phase } from '#src/core/progress.ts';
 import type { Stage } from '#src/core/schema-script.ts';
 import { quoteTable, type Table } from '#src/core/table.ts';
 import type { SelectedRelations } from '#src/db/postgres/catalog/catalog.ts';
-import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { readLsn } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -258,7 +258,10 @@ class Run {
     const { source, untilLsn } = this.#options;
     const { shadowId } = this.#shadow;
     const { clock } = this.#deps;
-    await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+    await using session = await openSession(source, {
+      applicationName: `understudy ${shadowId}`,
+      answerMsMax: ANSWER_MS_MAX,
+    });
     const records = await readRelationRecords(this.#build.control, shadowId);
     const starts = records.map((record) => record.startLsn ?? lsn(0n));
     const complete = starts.reduce(
@@ -364,8 +367,9 @@ class Run {
   async #openBoth(part: string): Promise<{ source: Session; target: Session }> {
     const applicationName = `understudy ${this.#shadow.shadowId} ${part}`;
     await using opened = new AsyncDisposableStack();
-    const source = opened.use(await openSession(this.#options.source, { applicationName }));
-    const target = opened.use(await openSession(this.#options.target, { applicationName }));
+    const settings = { applicationName, answerMsMax: ANSWER_MS_MAX };
+    const source = opened.use(await openSession(this.#options.source, settings));
+    const target = opened.use(await openSession(this.#options.target, settings));
     opened.move();
     return { source, target };
   }

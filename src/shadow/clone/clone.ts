@@ -1,7 +1,7 @@
 import { hostname } from 'node:os';
 
 import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
-import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
 import { recordDefinitionOnly } from '#src/shadow/definition-only.ts';
@@ -84,6 +84,7 @@ async function attempt(
   const { shadowId } = known.shadow;
   await using control = await openSession(options.target, {
     applicationName: `understudy ${shadowId} control`,
+    answerMsMax: ANSWER_MS_MAX,
   });
   const holder = `process ${process.pid} on ${hostname()}`;
   const { state } = known;

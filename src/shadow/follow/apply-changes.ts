@@ -4,7 +4,7 @@ import type { Report } from '#src/core/progress.ts';
 import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
-import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import {
   openWireConnection,
   type WireConnection,
@@ -146,6 +146,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
   const { shadow, spool, meter, clock } = deps;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
+    answerMsMax: ANSWER_MS_MAX,
   });
   await using connection = await openWireConnection(deps.target, {
     applicationName: `understudy ${shadow.shadowId} apply`,
@@ -305,6 +306,7 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
   const at = meter.appliedLsn;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
+    answerMsMax: ANSWER_MS_MAX,
   });
   deps.failpoints.hit('stop.beforeRecord');
   await stopRelation(target, shadow.shadowId, sourceOid, tableStop(error, at));

@@ -1,7 +1,7 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
-import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { dropSlot, readSlot, type SlotState } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import type { Clock } from '#src/lib/clock.ts';
@@ -82,7 +82,9 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     settings: Readonly<Record<string, string>> = {},
   ): Promise<Session> => {
     const applicationName = `understudy ${shadow.shadowId} ${part}`;
-    return owned.use(await openSession(endpoint, { applicationName, settings }));
+    return owned.use(
+      await openSession(endpoint, { applicationName, settings, answerMsMax: ANSWER_MS_MAX }),
+    );
   };
   const source = await open(deps.source, 'monitor');
   // Its commits tell what the target has flushed; a standby of the target does not count, nor hold us up.

@@ -56,7 +56,7 @@ describe('a target role that is no superuser', () => {
         'advance',
       ];
       const statements = [
-        `CREATE ROLE ${role} LOGIN PASSWORD 'password'`,
+        `CREATE ROLE ${role} LOGIN PASSWORD 'zqpass'`,
         `GRANT CREATE ON DATABASE ${target.name} TO ${role}`,
         `ALTER TABLE public.item OWNER TO ${role}`,
         ...(grants.parameter ? [`GRANT SET ON PARAMETER session_replication_role TO ${role}`] : []),
@@ -69,7 +69,7 @@ describe('a target role that is no superuser', () => {
           : []),
       ];
       for (const sql of statements) await target.session.query(sql);
-      return { target: { ...target.endpoint, user: role, password: 'password' } };
+      return { target: { ...target.endpoint, user: role, password: 'zqpass' } };
     };
     await using pair = await followPair(versions, ITEM, { prepare });
     try {

@@ -188,7 +188,7 @@ test('forced row security is put off for a role that it would stop', async () =>
   const role = `owner_${target.name}`;
   target.dropRoleAfterwards(role);
   await target.session.query(
-    `CREATE ROLE ${role} LOGIN PASSWORD 'password'; GRANT ALL ON SCHEMA public TO ${role};
+    `CREATE ROLE ${role} LOGIN PASSWORD '${target.endpoint.password}'; GRANT ALL ON SCHEMA public TO ${role};
      GRANT ALL ON DATABASE ${target.name} TO ${role}; SET SESSION AUTHORIZATION ${role}`,
   );
   await restore(target, script);

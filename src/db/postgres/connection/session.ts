@@ -1,3 +1,6 @@
+import type { Socket } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
+
 import { Client, DatabaseError } from 'pg';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
@@ -12,6 +15,12 @@ import { startUp, startupParameters } from './startup.ts';
 /** Every value as the text that the server printed; null is SQL NULL. */
 export type Row = Readonly<Record<string, string | null>>;
 export type Parameter = string | number | bigint | boolean | null | readonly string[];
+
+/** How long a server has to notice our goodbye before the socket is torn down. */
+const GOODBYE_MS = 1_000;
+
+/** For `answerMsMax`, where the receiver's watchdog would give up, too. */
+export const ANSWER_MS_MAX = 60_000;
 
 /** One connection for ordinary statements: catalog, ledger, verification. Bulk data goes over WireConnection. */
 export type Session = AsyncDisposable & {
@@ -43,6 +52,11 @@ export async function openSession(
   options: {
     readonly applicationName: string;
     readonly settings?: Readonly<Record<string, string>>;
+    /**
+     * For sessions of short statements only: one that is not answered by then throws CONNECTION_LOST and
+     * ends the session. Bytes that are under way keep a dead network unnoticed for a quarter of an hour.
+     */
+    readonly answerMsMax?: number;
   },
 ): Promise<Session> {
   return connectEndpoint(endpoint, async (socket) => {
@@ -65,26 +79,34 @@ export async function openSession(
     await client.query(PIN_LATE_SETTINGS);
     return makeSession({
       client,
+      socket,
       endpoint,
       lost,
       serverVersion: Number(rows[0].server_version_num),
+      answerMsMax: options.answerMsMax,
     });
   });
 }
 
 function makeSession(parts: {
   client: Client;
+  socket: Socket;
   endpoint: Endpoint;
   lost: Promise<Error>;
   serverVersion: number;
+  answerMsMax: number | undefined;
 }): Session {
-  const { client, endpoint, lost, serverVersion } = parts;
+  const { client, socket, endpoint, lost, serverVersion, answerMsMax } = parts;
   const run = async (sql: string, parameters: readonly Parameter[] = []) => {
+    const limit = new AbortController();
+    if (answerMsMax !== undefined) endWhenSilent(client, answerMsMax, limit.signal);
     try {
       return await client.query(sql, parameters.length === 0 ? undefined : [...parameters]);
     } catch (error) {
       if (error instanceof DatabaseError) throw statementError(endpoint, sql, error);
       throw lostError(endpoint, error);
+    } finally {
+      limit.abort();
     }
   };
   const query: Session['query'] = async (sql, parameters) => {
@@ -118,7 +140,18 @@ function makeSession(parts: {
       await run(`LISTEN ${channel}`);
     },
     async [Symbol.asyncDispose]() {
-      await client.end().catch(() => undefined);
+      const closed = client.end().catch(() => undefined);
+      // A server behind a dead network does not answer.
+      await Promise.race([closed, wait(GOODBYE_MS, undefined, { ref: false })]);
+      socket.destroy();
     },
   };
+}
+
+/** The statement under way then fails, and everything that waits behind it. */
+function endWhenSilent(client: Client, answerMsMax: number, answered: AbortSignal): void {
+  wait(answerMsMax, undefined, { signal: answered, ref: false })
+    // With a statement under way this is no goodbye, for which a dead network would be waited for.
+    .then(() => client.end())
+    .catch(() => undefined);
 }

@@ -12,7 +12,9 @@ test.each([14, 18] as const)(
     await using db = await createTestDatabase(version);
     const role = `role_${db.name}`;
     db.dropRoleAfterwards(role);
-    await db.session.query(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'password'`);
+    await db.session.query(
+      `CREATE ROLE ${role} LOGIN REPLICATION PASSWORD '${db.endpoint.password}'`,
+    );
     const rows = await db.session.query(
       `SELECT name FROM pg_settings WHERE name LIKE '%\\_timeout' AND context = 'user'
         AND name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import type { Endpoint, SslMode } from '#src/core/endpoint.ts';
 import type { EmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 import { startTestServer, type TestVersion } from '#test/postgres.ts';
+import { SERVER_PASSWORD } from '#test/servers.ts';
 
 import { openSession } from './session.ts';
 import { openWireConnection } from './wire-connection.ts';
@@ -42,10 +43,10 @@ async function startTlsServer(version: TestVersion, name: string): Promise<Embed
   const hba = join(server.directory, 'pg_hba.conf');
   await writeFile(hba, HBA);
   await using admin = await openSession(server.endpoint, OPTIONS);
-  await admin.query(`SET password_encryption = 'md5'; CREATE ROLE md5_role LOGIN PASSWORD 'password';
+  await admin.query(`SET password_encryption = 'md5'; CREATE ROLE md5_role LOGIN PASSWORD '${SERVER_PASSWORD}';
     SET password_encryption = 'scram-sha-256'`);
   for (const role of ['clear_role', 'tls_role', 'plain_role', 'trust_role', 'tls_client']) {
-    await admin.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password'`);
+    await admin.query(`CREATE ROLE ${role} LOGIN PASSWORD '${SERVER_PASSWORD}'`);
   }
   // NFKC makes another text of it: both sides must hash that one.
   await admin.query(`CREATE ROLE "odd, =role" LOGIN PASSWORD 'ﬁ\u00ad½ ö'`);
@@ -119,7 +120,7 @@ describe.each([14, 18] as const)('against a TLS server of %i', (version) => {
     ['disable', 'trust_role', 'f'],
     ['verify-full', 'tls_role', 'TLS_FAILED'],
   ])('sslmode=%s as %s: %s', async (sslMode, user, outcome) => {
-    const password = user === 'odd, =role' ? 'ﬁ\u00ad½ ö' : 'password';
+    const password = user === 'odd, =role' ? 'ﬁ\u00ad½ ö' : SERVER_PASSWORD;
     const noPassword = user === 'trust_role' ? { password: undefined } : { password };
     expect(await openBoth({ ...endpoint, sslMode, user, ...noPassword })).toEqual(both(outcome));
   });

@@ -262,7 +262,7 @@ test('the limits of a server are told apart from its other refusals', async () =
   ).rejects.toMatchObject({ detail: { sqlstate: '42710' } });
   expect(await dropSlot(admin, 'taken', DEADLINE_MS)).toBe(true);
 
-  await admin.query(`CREATE ROLE nobody LOGIN PASSWORD 'password'`);
+  await admin.query(`CREATE ROLE nobody LOGIN PASSWORD '${server.endpoint.password}'`);
   await expect(
     openWireConnection(
       { ...server.endpoint, user: 'nobody' },

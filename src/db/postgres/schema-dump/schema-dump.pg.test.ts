@@ -60,7 +60,7 @@ test('what is left out by name or by schema is not dumped, and needs no privileg
   const role = `reader_${db.name}`;
   db.dropRoleAfterwards(role);
   await db.session.query(
-    `CREATE ROLE ${role} LOGIN PASSWORD 'password'; GRANT SELECT ON "od""d.*".tx TO ${role};
+    `CREATE ROLE ${role} LOGIN PASSWORD '${db.endpoint.password}'; GRANT SELECT ON "od""d.*".tx TO ${role};
      GRANT USAGE ON SCHEMA "od""d.*", gone TO ${role}`,
   );
   const script = await dumpSchema(
@@ -79,7 +79,7 @@ test('a refusal is reported with the text of pg_dump and the SQLSTATE', async ()
   await using db = await createTestDatabase(17, 'CREATE TABLE public.secret (a int)');
   const role = `nobody_${db.name}`;
   db.dropRoleAfterwards(role);
-  await db.session.query(`CREATE ROLE ${role} LOGIN PASSWORD 'password'`);
+  await db.session.query(`CREATE ROLE ${role} LOGIN PASSWORD '${db.endpoint.password}'`);
   await expect(dumpSchema(dumpOptions({ ...db.endpoint, user: role }))).rejects.toMatchObject({
     code: 'SCHEMA_DUMP_FAILED',
     message: expect.stringContaining('permission denied for table secret'),
