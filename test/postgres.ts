@@ -99,7 +99,7 @@ export async function createTestDatabase(
       await dropSlots(root, name);
       await root.query(`DROP DATABASE ${name} WITH (FORCE)`);
       for (const origin of origins) await dropOrigin(root, origin);
-      for (const role of roles) await root.query(`DROP ROLE IF EXISTS "${role}"`);
+      for (const role of roles) await dropRole(root, role);
     });
   };
   try {
@@ -117,6 +117,12 @@ export async function createTestDatabase(
     await dispose();
     throw error;
   }
+}
+
+/** With what it was granted outside of any database, such as parameters. */
+async function dropRole(root: Session, role: string): Promise<void> {
+  const found = await root.query('SELECT FROM pg_roles WHERE rolname = $1', [role]);
+  if (found.length > 0) await root.query(`DROP OWNED BY "${role}"; DROP ROLE "${role}"`);
 }
 
 async function onServer<T>(endpoint: Endpoint, work: (session: Session) => Promise<T>): Promise<T> {

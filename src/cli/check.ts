@@ -27,6 +27,7 @@ export function checkCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.exclude)
     .addOption(OPTIONS.where)
     .addOption(OPTIONS.excludeColumn)
+    .addOption(OPTIONS.owners)
     .addOption(OPTIONS.config)
     .addOption(OPTIONS.json)
     .addOption(OPTIONS.logLevel)
@@ -52,6 +53,7 @@ export function checkCommand(shell: Shell, finish: (exitCode: number) => void) {
           target,
           selection: selectionOf(options),
           isFollowed: true,
+          owners: options.owners,
           sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
         });
         printFindings(run.screen, result);

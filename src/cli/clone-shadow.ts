@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
+import type { OwnersPolicy } from '#src/core/schema-owners.ts';
 import type { Selection } from '#src/core/selection.ts';
 import type { CheckResult } from '#src/shadow/check/finding.ts';
 import type { InStep } from '#src/shadow/clone/clone-options.ts';
@@ -21,6 +22,7 @@ export type CloneSettings = {
   readonly sourceWalBytesMax: number;
   readonly stoppedSpoolBytesMax: number;
   readonly maxLagMs?: number | undefined;
+  readonly owners?: OwnersPolicy | undefined;
   readonly untilLsn: Lsn | undefined;
   readonly onChecked?: (result: CheckResult) => void;
   readonly onInStep?: (shadow: InStep) => Promise<void>;

@@ -48,6 +48,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.exclude)
     .addOption(OPTIONS.where)
     .addOption(OPTIONS.excludeColumn)
+    .addOption(OPTIONS.owners)
     .addOption(OPTIONS.jobs)
     .addOption(OPTIONS.follow)
     .addOption(OPTIONS.verify)
@@ -86,6 +87,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             sourceWalBytesMax: options.maxSourceWal,
             stoppedSpoolBytesMax: options.stoppedSpoolMax,
             maxLagMs: options.maxLag,
+            owners: options.owners,
             untilLsn: options.untilLsn,
             onChecked: (result) => {
               (result.isRefused ? printFindings : printWarnings)(run.screen, result);

@@ -7,6 +7,7 @@ import {
   type RowFilter,
   sortFilters,
 } from '#src/core/row-filter.ts';
+import { OWNERS_POLICIES } from '#src/core/schema-owners.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { loadFilters } from '#src/db/postgres/endpoint/stores-file.ts';
 
@@ -74,6 +75,12 @@ export const OPTIONS = {
       parseColumnExclusion(text),
     ])
     .default([], 'none'),
+  owners: new Option(
+    '--owners <policy>',
+    `owners and grants: keep, where the target has the roles, or skip`,
+  )
+    .argParser(one('--owners', oneOf(OWNERS_POLICIES)))
+    .default('keep'),
   config: new Option('--config <file>', 'YAML file that names stores and filters').argParser(
     one('--config', path),
   ),

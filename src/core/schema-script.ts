@@ -9,6 +9,7 @@ import {
   parseTable,
   unquote,
 } from './schema-entry.ts';
+import { type Ownership, takeOwnership } from './schema-owners.ts';
 import { quoteIdentifier, quoteTable, type TableName } from './table.ts';
 
 /**
@@ -21,7 +22,8 @@ import { quoteIdentifier, quoteTable, type TableName } from './table.ts';
  * - `validate`: everything that does look, so all rows must be there as of one position;
  * - `trigger`: triggers, rules, policies;
  * - `refresh`: materialised views, in order of dependency;
- * - `analyze`: statistics.
+ * - `analyze`: statistics;
+ * - `owner`: owners and grants (schema-owners.ts).
  */
 export const STAGES = [
   'index',
@@ -31,6 +33,7 @@ export const STAGES = [
   'trigger',
   'refresh',
   'analyze',
+  'owner',
 ] as const;
 export type Stage = (typeof STAGES)[number];
 
@@ -52,6 +55,8 @@ export type SchemaScript = {
   readonly preData: readonly Entry[];
   readonly steps: readonly Step[];
   readonly skipped: readonly Skipped[];
+  /** What is carried over only where the target has the roles. */
+  readonly ownership: readonly Ownership[];
   /** The tables that `preData` creates, partitioned ones included. */
   readonly tables: readonly TableName[];
 };
@@ -101,7 +106,8 @@ export function parseSchemaScript(
   },
 ): SchemaScript {
   const skipped: Skipped[] = [];
-  const entries = parseEntries(dump).filter((entry) => {
+  const taken = takeOwnership(parseEntries(dump));
+  const entries = taken.entries.filter((entry) => {
     const reason = SKIPPED_KINDS[entry.kind];
     if (reason !== undefined) skipped.push({ kind: entry.kind, object: entry.object, reason });
     return reason === undefined && !entry.statements.every((text) => IMPLIED_COMMENT.test(text));
@@ -115,6 +121,7 @@ export function parseSchemaScript(
   return {
     preData,
     skipped,
+    ownership: taken.ownership,
     tables: [...known.tables.values()],
     steps: inStageOrder([
       ...steps,

@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 
 import { parseColumnExclusion, parseRowFilter } from '#src/core/row-filter.ts';
 import { EVERYTHING, type Selection } from '#src/core/selection.ts';
-import { check, named } from '#test/check.ts';
+import { check } from '#test/check.ts';
 import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
 
 const SHOP = `
@@ -30,6 +30,11 @@ function filtered(where: readonly string[], exclude: readonly string[] = []): Se
   };
 }
 
+/** The servers are shared: what other tests use up is not about filters. */
+function isOurs(id: string): boolean {
+  return !id.startsWith('target-') && !id.startsWith('replication-');
+}
+
 async function shop(version: TestVersion) {
   const source = await createTestDatabase(version, SHOP);
   const target = await createTestDatabase(18);
@@ -38,7 +43,7 @@ async function shop(version: TestVersion) {
     refusals: async (selection: Selection, isFollowed = true) => {
       const sides = { source: source.endpoint, target: target.endpoint };
       const result = await check(sides, { selection, isFollowed });
-      return result.findings.filter(({ severity }) => severity === 'refuse');
+      return result.findings.filter(({ id, severity }) => severity === 'refuse' && isOurs(id));
     },
     all: async (selection: Selection) =>
       check({ source: source.endpoint, target: target.endpoint }, { selection }),
@@ -63,7 +68,9 @@ test.each<TestVersion>([15, 18])(
       ['shop.orders.card', 'shop.orders.code', 'shop."Odd.""T"."Col"', 'shop.parts.card'],
     );
     const result = await db.all(selection);
-    expect(named(result)).toEqual([]);
+    expect(
+      result.findings.filter(({ severity, id }) => severity === 'refuse' && isOurs(id)),
+    ).toEqual([]);
     const told = result.findings.filter(({ id }) => id.endsWith('-filtered'));
     expect(told.map(({ object, cause }) => `${object}: ${cause}`)).toEqual([
       'table "shop"."Odd.""T": only rows matching (id > 5), and not its columns "Col" will be copied, followed and compared',

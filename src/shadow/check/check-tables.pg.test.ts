@@ -147,7 +147,6 @@ test('what is not carried over, or may differ, is said and does not refuse', asy
     'event-trigger-not-carried event trigger on_ddl',
     'foreign-key-outside foreign key "fk" of table "public"."t"',
     'materialized-view materialized view "public"."mv"',
-    `owners-not-carried database "${source.name}"`,
     'publication-not-carried publication theirs',
     'subscription-not-carried subscription ours',
     'table-rule rule "also" of table "public"."t"',

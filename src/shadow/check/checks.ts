@@ -94,6 +94,8 @@ export const CHECKS = {
   'lz4-missing': 'refuse',
   'role-missing': 'refuse',
   // what is not carried over
+  'owner-missing': 'warn',
+  'owner-not-granted': 'warn',
   'owners-not-carried': 'info',
   'materialized-view': 'info',
   'event-trigger-not-carried': 'info',

@@ -1,3 +1,4 @@
+import type { OwnersPolicy } from '#src/core/schema-owners.ts';
 import { exactPattern } from '#src/core/selection-pattern.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { quoteTable, type TableName } from '#src/core/table.ts';
@@ -17,6 +18,7 @@ export type CheckContext = {
   readonly relations: SelectedRelations;
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
+  readonly owners: OwnersPolicy;
   readonly ages: TransactionAges;
   /** The shadow of this source and selection that the target has already. */
   readonly resumedShadowId: string | undefined;

@@ -1,3 +1,4 @@
+import type { OwnersPolicy } from '#src/core/schema-owners.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { readServer, type Server } from '#src/db/postgres/catalog/server.ts';
@@ -21,6 +22,7 @@ export type CheckOptions = {
   /** Whether changes are to be followed after the copy; without it neither slot nor publication is needed. */
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
+  readonly owners?: OwnersPolicy | undefined;
   readonly ages?: TransactionAges;
 };
 
@@ -69,7 +71,8 @@ async function readContext(options: CheckOptions): Promise<CheckContext> {
   const relations = await readRelations(source, selection);
   const targetServer = await readServer(target);
   const shadows = await readOwnShadows(target, sourceServer, selection);
-  return { ages: AGES, ...options, sourceServer, targetServer, relations, ...shadows };
+  const owners = options.owners ?? 'keep';
+  return { ages: AGES, ...options, owners, sourceServer, targetServer, relations, ...shadows };
 }
 
 /** The shadow of exactly this dataset that the target has already: its tables are no obstacle to itself. */

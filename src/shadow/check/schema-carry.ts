@@ -17,6 +17,7 @@ import {
 } from './context.ts';
 import { checkExtensions } from './extensions.ts';
 import type { Finding } from './finding.ts';
+import { checkOwners } from './owners.ts';
 
 /** What the definitions need from the target, and what is not carried over at all. */
 export async function checkSchemaCarry(context: CheckContext): Promise<readonly Finding[]> {
@@ -27,6 +28,7 @@ export async function checkSchemaCarry(context: CheckContext): Promise<readonly 
     ...(await checkCollations(context)),
     ...(await checkCompression(context)),
     ...(await checkPolicyRoles(context)),
+    ...(await checkOwners(context)),
     ...(await checkNotCarried(context)),
   ];
 }
@@ -199,10 +201,7 @@ SELECT (SELECT string_agg(quote_ident(evtname), ', ' ORDER BY evtname) FROM pg_e
          WHERE pubname !~ '^understudy_') AS publications,
        (SELECT string_agg(quote_ident(subname), ', ' ORDER BY subname) FROM pg_subscription
          WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()))
-         AS subscriptions,
-       EXISTS (SELECT FROM pg_class c
-                WHERE c.oid = ANY ($1::oid[])
-                  AND (c.relacl IS NOT NULL OR pg_get_userbyid(c.relowner) <> $2)) AS has_owners`;
+         AS subscriptions`;
 const MATERIALIZED_SQL = `
 SELECT n.nspname AS schema, c.relname AS name
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -210,13 +209,12 @@ SELECT n.nspname AS schema, c.relname AS name
  ORDER BY 1, 2`;
 
 async function checkNotCarried(context: CheckContext): Promise<readonly Finding[]> {
-  const { source, targetServer, sourceServer } = context;
-  const [row] = await source.query(COUNTS_SQL, [selectedOids(context), targetServer.role.name]);
-  const database = `database ${quoteIdentifier(sourceServer.database.name)}`;
+  const { source } = context;
+  const [row] = await source.query(COUNTS_SQL);
   const materialized = await source.query(MATERIALIZED_SQL);
   return [
     ...(await checkLargeObjects(context)),
-    ...(row === undefined ? [] : describeCounts(row, database)),
+    ...(row === undefined ? [] : describeCounts(row)),
     ...materialized.map((view) =>
       finding(
         'materialized-view',
@@ -262,17 +260,8 @@ async function checkLargeObjects(context: CheckContext): Promise<readonly Findin
   return found;
 }
 
-function describeCounts(row: Row, database: string): readonly Finding[] {
+function describeCounts(row: Row): readonly Finding[] {
   const findings: Finding[] = [];
-  if (row['has_owners'] === 't') {
-    findings.push(
-      finding(
-        'owners-not-carried',
-        database,
-        `owners and grants are not carried over: everything on the target belongs to the role that copies`,
-      ),
-    );
-  }
   for (const [id, kind, column] of [
     ['event-trigger-not-carried', 'event trigger', 'event_triggers'],
     ['publication-not-carried', 'publication', 'publications'],

@@ -61,7 +61,14 @@ export type CloneState = {
 /** What brings rows into tables and makes changes applicable: needs no row to be right. */
 const KEY_STAGES: readonly Stage[] = ['index', 'attach'];
 /** What looks at rows, which must be as of one position then. */
-const ROW_STAGES: readonly Stage[] = ['foreign-key', 'validate', 'trigger', 'refresh', 'analyze'];
+const ROW_STAGES: readonly Stage[] = [
+  'foreign-key',
+  'validate',
+  'trigger',
+  'refresh',
+  'analyze',
+  'owner',
+];
 
 const NUDGE_MS = 1_000;
 const WATCH_MS = 10_000;
@@ -172,6 +179,7 @@ class Run {
     await restoreSchema({
       ...this.#deps,
       ...endpoints,
+      owners: endpoints.owners ?? 'keep',
       signal,
       control,
       shadowId,

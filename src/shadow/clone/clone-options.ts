@@ -1,6 +1,7 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
+import type { OwnersPolicy } from '#src/core/schema-owners.ts';
 import type { Selection } from '#src/core/selection.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
@@ -30,6 +31,8 @@ export type CloneOptions = {
   readonly stoppedSpoolBytesMax: number;
   /** Lag beyond which the shadow is late, 0 for none; undefined leaves what an earlier run recorded. */
   readonly maxLagMs?: number | undefined;
+  /** What becomes of owners and grants; undefined: keep. */
+  readonly owners?: OwnersPolicy | undefined;
   /** End when everything that the source committed before it is applied. */
   readonly untilLsn: Lsn | undefined;
   /** What the pre-flight found, before anything is changed. */

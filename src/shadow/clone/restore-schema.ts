@@ -1,5 +1,6 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import type { Report } from '#src/core/progress.ts';
+import type { OwnersPolicy } from '#src/core/schema-owners.ts';
 import { parseSchemaScript, type SchemaScript } from '#src/core/schema-script.ts';
 import { quoteTable, type TableName } from '#src/core/table.ts';
 import type { SelectedRelations } from '#src/db/postgres/catalog/catalog.ts';
@@ -9,6 +10,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import { namesOfKeys, readBrokenKeys } from '#src/shadow/schema/broken-keys.ts';
 import { readDumpExclusions } from '#src/shadow/schema/exclusions.ts';
+import { withOwnership } from '#src/shadow/schema/ownership.ts';
 import {
   findExistingRelations,
   isPreDataRestored,
@@ -27,6 +29,8 @@ export type RestoreSchemaOptions = {
   readonly tables: SelectedRelations;
   /** Those of the ledger: what must not be on the target yet. */
   readonly dataset: readonly TableName[];
+  /** Whether owners and grants go along, as far as the target has the roles. */
+  readonly owners: OwnersPolicy;
   /** An exported snapshot to read the definitions at; undefined for now. */
   readonly snapshot: string | undefined;
   readonly report: Report;
@@ -42,7 +46,7 @@ export async function restoreSchema(options: RestoreSchemaOptions): Promise<void
   const { target, control, shadowId, failpoints, report } = options;
   if (await isPreDataRestored(control, shadowId)) return;
   await requireEmpty(control, options.dataset);
-  const script = await readScript(options);
+  const script = await withOwnership(control, await readScript(options));
   for (const { kind, object, reason } of script.skipped) {
     const message = `${kind.toLowerCase()} ${object} is not carried over: ${reason}`;
     report({ type: 'notice', level: 'info', message });
@@ -72,6 +76,7 @@ async function readScript(options: RestoreSchemaOptions): Promise<SchemaScript> 
   const dump = await dumpSchema({
     endpoint: source,
     exclude,
+    isWithOwners: options.owners === 'keep',
     signal,
     timeoutMs: SCHEMA_TIMEOUT_MS,
     ...(snapshot === undefined ? {} : { snapshot }),

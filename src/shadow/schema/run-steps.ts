@@ -184,7 +184,8 @@ async function runRecorded(run: Run, session: Session, step: RecordedStep): Prom
   );
   // It was committed, and the connection lost before we were told.
   if (open.length === 0) return;
-  await session.query(step.statement);
+  if (step.stage === 'owner') await runOwnership(run, session, step);
+  else await session.query(step.statement);
   if (step.stage === 'trigger' && step.tableName !== undefined) {
     await silenceTriggers(session, run.shadowId, step.tableName);
   }
@@ -193,6 +194,26 @@ async function runRecorded(run: Run, session: Session, step: RecordedStep): Prom
     key,
   );
   run.failpoints.hit('step.beforeCommit');
+}
+
+/** insufficient_privilege, undefined_object, feature_not_supported (of a sequence that belongs to a table). */
+const NOT_OURS_TO_GIVE = new Set(['42501', '42704', '0A000']);
+
+/** That a right cannot be given is no reason to have no shadow; it is said. */
+async function runOwnership(run: Run, session: Session, step: RecordedStep): Promise<void> {
+  await session.query('SAVEPOINT owner');
+  try {
+    await session.query(step.statement);
+  } catch (error) {
+    const sqlstate = sqlstateOf(error) ?? '';
+    if (!NOT_OURS_TO_GIVE.has(sqlstate)) throw error;
+    await session.query('ROLLBACK TO SAVEPOINT owner');
+    const kind = step.kind.endsWith('ACL')
+      ? 'a grant on'
+      : `the owner of ${step.kind.toLowerCase()}`;
+    const message = `${kind} ${step.object} is not carried over (SQLSTATE ${sqlstate})`;
+    run.report({ type: 'notice', level: 'warn', message });
+  }
 }
 
 /**

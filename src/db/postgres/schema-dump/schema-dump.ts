@@ -34,6 +34,8 @@ export type DumpOptions = {
   /** An exported snapshot to read the catalog at. */
   readonly snapshot?: string;
   readonly exclude: DumpExclusions;
+  /** With owners, grants and default privileges; else without. */
+  readonly isWithOwners?: boolean;
   readonly signal: AbortSignal;
   readonly timeoutMs: number;
 };
@@ -41,13 +43,13 @@ export type DumpOptions = {
 const FLAGS: readonly string[] = [
   '--schema-only',
   '--encoding=UTF8',
-  '--no-owner',
-  '--no-privileges',
   '--no-publications',
   '--no-subscriptions',
   '--no-tablespaces',
   '--exclude-schema=understudy',
 ];
+
+const WITHOUT_OWNERS: readonly string[] = ['--no-owner', '--no-privileges'];
 
 /** The arguments lie on the stack of the WASM module, which has 64 kB and no guard. */
 const ARGUMENTS_BYTES_MAX = 32 * 1024;
@@ -58,8 +60,8 @@ const ARGUMENT_BYTES = 20;
 const CONNECTION_STRING = 'host=localhost user=understudy sslmode=disable gssencmode=disable';
 
 /**
- * The schema of a database as pg_dump writes it: all sections, without owners, grants, publications,
- * subscriptions and tablespaces. The catalog is read over one connection of ours with pinned settings,
+ * The schema of a database as pg_dump writes it: all sections, without publications, subscriptions and
+ * tablespaces. The catalog is read over one connection of ours with pinned settings,
  * so pg_dump never sees a password. Takes ACCESS SHARE locks on the tables for as long as it runs,
  * one to two seconds.
  *
@@ -131,6 +133,7 @@ function dumpArguments(options: DumpOptions): readonly string[] {
   const { snapshot, exclude } = options;
   const args = [
     ...FLAGS,
+    ...(options.isWithOwners === true ? [] : WITHOUT_OWNERS),
     ...(snapshot === undefined ? [] : [`--snapshot=${snapshot}`]),
     // Inside double quotes a pattern of pg_dump has no wildcards: it is the name.
     ...exclude.schemas.map((schema) => `--exclude-table=${quoteIdentifier(schema)}.*`),
