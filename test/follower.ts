@@ -8,6 +8,7 @@ import { lsn, parseLsn } from '#src/core/lsn.ts';
 import type { ProgressEvent } from '#src/core/progress.ts';
 import { EVERYTHING, type Selection } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { createLogicalSlot } from '#src/db/postgres/replication/create-slot.ts';
 import { systemClock } from '#src/lib/clock.ts';
@@ -44,8 +45,6 @@ export type FollowOptions = {
   readonly selection?: Selection;
   /** Lag beyond which the shadow is late. */
   readonly maxLagMs?: number;
-  /** Another than the shared server. */
-  readonly sourceServer?: Endpoint;
   /**
    * Whether the source streams transactions before they commit, from 64 kB on. A setting of the
    * walsender's: what a writer sets in its own session says nothing.
@@ -68,9 +67,8 @@ export async function followPair(
   options: FollowOptions = {},
 ): Promise<FollowedPair> {
   await using owned = new AsyncDisposableStack();
-  const { sourceServer, isStreamed = false, selection = EVERYTHING } = options;
-  const elsewhere = sourceServer === undefined ? {} : { server: sourceServer };
-  const source = owned.use(await createTestDatabase(versions[0], ddl, elsewhere));
+  const { isStreamed = false, selection = EVERYTHING } = options;
+  const source = owned.use(await createTestDatabase(versions[0], ddl));
   if (isStreamed) {
     await source.session.query(
       `ALTER DATABASE ${source.name} SET logical_decoding_work_mem = '64kB'`,
@@ -129,7 +127,7 @@ export async function followPair(
     await stop();
     const { originName } = shadow;
     if (originName === undefined) return;
-    await target.session.query('SELECT pg_replication_origin_drop($1)', [originName]);
+    await dropOrigin(target.session, originName);
   });
   const resources = owned.move();
   return {
@@ -140,9 +138,23 @@ export async function followPair(
     events,
     ended,
     stop,
-    caughtUp: async () => catchUp(source, follower, ended),
+    caughtUp: async () => catchUp(source, follower, { ended, events }),
     [Symbol.asyncDispose]: async () => resources.disposeAsync(),
   };
+}
+
+/** A backend whose connection was cut holds it until it notices. */
+async function dropOrigin(target: Session, name: string): Promise<void> {
+  const deadline = Date.now() + CATCH_UP_MS;
+  for (;;) {
+    try {
+      await target.query('SELECT pg_replication_origin_drop($1)', [name]);
+      return;
+    } catch (error) {
+      if (sqlstateOf(error) !== '55006' || Date.now() > deadline) throw error;
+      await wait(100);
+    }
+  }
 }
 
 async function registerShadow(parts: {
@@ -179,7 +191,7 @@ async function registerShadow(parts: {
 async function catchUp(
   source: TestDatabase,
   follower: Follower,
-  ended: Promise<unknown>,
+  { ended, events }: Pick<FollowedPair, 'ended' | 'events'>,
 ): Promise<void> {
   const [row] = await source.session.query('SELECT pg_current_wal_insert_lsn() AS lsn');
   const stands = follower.gate.close({
@@ -191,20 +203,28 @@ async function catchUp(
     throw error instanceof Error ? error : new Error('following ended');
   });
   try {
-    await Promise.race([stands.catch(async () => failed), failed, timeout(CATCH_UP_MS)]);
+    await Promise.race([stands.catch(async () => failed), failed, timeout(CATCH_UP_MS, events)]);
   } finally {
     follower.gate.open();
   }
 }
 
-async function timeout(ms: number): Promise<never> {
+async function timeout(ms: number, events: readonly ProgressEvent[]): Promise<never> {
   await wait(ms, undefined, { ref: false });
-  throw new Error('the follower did not catch up');
+  const seen = [
+    ...events.filter((event) => event.type === 'notice'),
+    events.findLast((event) => event.type === 'lag'),
+  ];
+  throw new Error(`the follower did not catch up: ${JSON.stringify(seen)}`);
 }
 
 /** How many transactions the source has sent before they committed. */
 export async function streamedTransactions(pair: FollowedPair): Promise<number> {
-  const [row] = await pair.source.session.query(
+  // By another session: one in a transaction always sees the same statistics.
+  await using session = await openSession(pair.source.endpoint, {
+    applicationName: 'understudy test',
+  });
+  const [row] = await session.query(
     'SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = $1',
     [pair.shadow.slotName ?? ''],
   );

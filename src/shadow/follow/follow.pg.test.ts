@@ -107,6 +107,8 @@ describe.each(PAIRS)('following %i to %i', (...versions) => {
       { isStreamed: true },
     );
     const { session } = pair.source;
+    // Once something has arrived, decoding has its snapshot, without which nothing is streamed.
+    await pair.caughtUp();
     await session.query('BEGIN');
     await session.query(
       `INSERT INTO public.big SELECT i, repeat('x', 900) FROM generate_series(1, 20000) i`,

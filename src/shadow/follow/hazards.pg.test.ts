@@ -266,6 +266,8 @@ test('streams that interleave, and roll back to savepoints, beside small transac
     `CREATE TABLE public.big (id int PRIMARY KEY, v text); CREATE TABLE public.small (id int PRIMARY KEY)`,
     { isStreamed: true },
   );
+  // Once something has arrived, decoding has its snapshot, without which nothing is streamed.
+  await pair.caughtUp();
   const sessions = await Promise.all(
     [0, 1, 2].map(async () =>
       openSession(pair.source.endpoint, { applicationName: 'understudy test' }),
