@@ -85,7 +85,10 @@ export default defineConfig({
       files: ['**/*.test.ts'],
       rules: {
         'typescript/no-non-null-assertion': 'off',
-        'vitest/no-standalone-expect': ['error', { additionalTestBlockFunctions: ['testFull'] }],
+        'vitest/no-standalone-expect': [
+          'error',
+          { additionalTestBlockFunctions: ['testFull', 'testFull.each'] },
+        ],
       },
     },
     {

@@ -68,14 +68,23 @@ const CONNECTION_STRING = 'host=localhost user=understudy sslmode=disable gssenc
  * Throws what opening a connection throws, CONNECTION_LOST, and SCHEMA_DUMP_FAILED with pg_dump's text.
  */
 export async function dumpSchema(options: DumpOptions): Promise<string> {
-  const { endpoint, signal, timeoutMs } = options;
+  return runPgDump({ ...options, args: dumpArguments(options) });
+}
+
+/** What pg_dump writes with these arguments, over a connection of ours. Throws as `dumpSchema` does. */
+export async function runPgDump(
+  options: Pick<DumpOptions, 'endpoint' | 'signal' | 'timeoutMs'> & {
+    readonly args: readonly string[];
+  },
+): Promise<string> {
+  const { endpoint, args, signal, timeoutMs } = options;
   signal.throwIfAborted();
   const deadline = AbortSignal.timeout(timeoutMs);
   await using connection = await openDumpConnection(endpoint);
   const { port1, port2 } = new MessageChannel();
   const replied = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const data: DumpWorkerData = {
-    args: dumpArguments(options),
+    args: [...args, `--dbname=${CONNECTION_STRING}`],
     greeting: connection.greeting,
     replied,
     port: port2,
@@ -138,9 +147,11 @@ function dumpArguments(options: DumpOptions): readonly string[] {
     // Inside double quotes a pattern of pg_dump has no wildcards: it is the name.
     ...exclude.schemas.map((schema) => `--exclude-table=${quoteIdentifier(schema)}.*`),
     ...exclude.relations.map((relation) => `--exclude-table=${quoteTable(relation)}`),
-    `--dbname=${CONNECTION_STRING}`,
   ];
-  const bytes = args.reduce((sum, arg) => sum + Buffer.byteLength(arg) + ARGUMENT_BYTES, 0);
+  const bytes = [...args, CONNECTION_STRING].reduce(
+    (sum, arg) => sum + Buffer.byteLength(arg) + ARGUMENT_BYTES,
+    0,
+  );
   if (bytes <= ARGUMENTS_BYTES_MAX) return args;
   throw new OperatorError(
     'SCHEMA_DUMP_FAILED',
