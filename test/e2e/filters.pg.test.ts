@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 
 import type { Session } from '#src/db/postgres/connection/session.ts';
-import { parseLines, runCommand, runInProcess, startCommand, urlOf } from '#test/command.ts';
+import { parseLines, runInProcess, startCommand, urlOf } from '#test/command.ts';
 import { isFull } from '#test/full.ts';
 import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
 
@@ -119,7 +119,7 @@ test.each<readonly [TestVersion, TestVersion]>(
 
       await using second = startCommand(clone);
       await second.waitFor('"phase":"following"');
-      const verified = await runCommand(['verify', ...urls, '--json']);
+      const verified = await runInProcess(['verify', ...urls, '--json']);
       expect([verified.code, verified.stderr]).toEqual([0, '']);
       expect(await fingerprint(target.session, false, region)).toEqual(
         await fingerprint(source.session, true, region),
@@ -137,7 +137,7 @@ test.each<readonly [TestVersion, TestVersion]>(
       INSERT INTO shop.orders (id, region) VALUES (1000000, 4);
       UPDATE shop.orders SET note = 'zqrow tampered' WHERE id = 1001 OR id = 1002;
       DELETE FROM shop.customers WHERE id = 99`);
-      const repaired = await runCommand(['verify', ...urls, '--repair', '--json']);
+      const repaired = await runInProcess(['verify', ...urls, '--repair', '--json']);
       const lines = parseLines(repaired.stdout);
       const kinds = lines
         .filter(({ type }) => type === 'difference')
@@ -155,7 +155,7 @@ test.each<readonly [TestVersion, TestVersion]>(
       expect(await fingerprint(target.session, false, region)).toEqual(
         await fingerprint(source.session, true, region),
       );
-      const dropped = await runCommand(['drop', ...urls]);
+      const dropped = await runInProcess(['drop', ...urls]);
       expect([dropped.code, dropped.stderr]).toEqual([0, '']);
       expect((await second.ended).code).toBe(0);
       // What could be undone is: the default and the CHECKs are back, of partitions, too.

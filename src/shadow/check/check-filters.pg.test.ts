@@ -18,6 +18,10 @@ const SHOP = `
     order_id int REFERENCES shop.orders);
   CREATE TABLE shop.full (id int PRIMARY KEY, region int, card text);
   ALTER TABLE shop.full REPLICA IDENTITY FULL;
+  CREATE TABLE shop.mother (id int PRIMARY KEY, card text);
+  CREATE TABLE shop.child (PRIMARY KEY (id)) INHERITS (shop.mother);
+  CREATE TABLE shop.checked (id int PRIMARY KEY, a int, b int, c int);
+  ALTER TABLE shop.checked ADD CHECK (a IS NOT NULL) NOT VALID;
   CREATE TABLE shop.parts (id int PRIMARY KEY, card text) PARTITION BY RANGE (id);
   CREATE TABLE shop.part_1 PARTITION OF shop.parts FOR VALUES FROM (0) TO (10);
   CREATE TABLE shop.part_2 PARTITION OF shop.parts FOR VALUES FROM (10) TO (20);`;
@@ -189,15 +193,35 @@ test('a filter names a selected table and its columns, and no table is filtered 
   expect(names).toMatch(/^filter-unknown table "shop"."order": .*no selected table/m);
   expect(names).toMatch(/^filter-unknown table "shop"."orders": its column "nothing"/m);
   expect(names.split('\n')).toHaveLength(4);
+  await db.source.session.query('ALTER TABLE shop.checked ADD UNIQUE NULLS NOT DISTINCT (b)');
   const columns = await shown(
     filtered(
       [],
-      ['shop.orders.id', 'shop.orders.number', 'shop.orders.needed', 'shop.part_2.card'],
+      [
+        'shop.orders.id',
+        'shop.orders.number',
+        'shop.orders.needed',
+        'shop.part_2.card',
+        'shop.child.card',
+        'shop.mother.card',
+        'shop.checked.a',
+        'shop.checked.b',
+      ],
     ),
   );
   expect(columns).toMatch(/"id" cannot be excluded: rows are named by it/);
   expect(columns).toMatch(/"number" cannot be excluded: it is GENERATED AS IDENTITY/);
   expect(columns).toMatch(/"needed" cannot be excluded: its type shop.needed does not allow NULL/);
   expect(columns).toMatch(/"part_2": it is a partition, whose columns are those of/);
-  expect(columns.split('\n')).toHaveLength(4);
+  expect(columns).toMatch(/"child": .*"card" cannot be excluded: its table inherits/);
+  expect(columns).toMatch(/"mother": .*"card" cannot be excluded: its table inherits, or is inh/);
+  expect(columns).toMatch(/"a" cannot be excluded: a CHECK that is NOT VALID looks at it/);
+  expect(columns).toMatch(/"b" cannot be excluded: it is unique with NULLS NOT DISTINCT/);
+  expect(columns.split('\n')).toHaveLength(8);
+  // A copy alone may have no key, but not nothing.
+  const whole = filtered([], ['shop.bare.a']);
+  await db.source.session.query('CREATE TABLE shop.bare (a int)');
+  expect((await db.refusals(whole, false)).map(({ cause }) => cause)).toEqual([
+    'no column of it is left',
+  ]);
 });

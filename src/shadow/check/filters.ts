@@ -6,7 +6,14 @@ import { OperatorError } from '#src/lib/errors.ts';
 import { readBrokenKeys } from '#src/shadow/schema/broken-keys.ts';
 
 import { finding } from './checks.ts';
-import { byOperator, type CheckContext, describeTable, field, nameOf } from './context.ts';
+import {
+  byOperator,
+  type CheckContext,
+  describeTable,
+  field,
+  nameOf,
+  onSource,
+} from './context.ts';
 import { checkExcludedColumns } from './excluded-columns.ts';
 import type { Finding } from './finding.ts';
 
@@ -141,6 +148,8 @@ function checkOverlap({ selection, relations }: CheckContext): readonly Finding[
   });
 }
 
+/** A right is missing; that to read the table is for another check to name. */
+const MAY_NOT_TRY = Symbol('may not try');
 const LOCK_TIMEOUT_MS = 2_000;
 const FIRST_NORMAL_OID = 16_384;
 
@@ -153,7 +162,7 @@ class RollBack extends Error {
 }
 
 async function checkPredicates(
-  { source, selection, relations }: CheckContext,
+  { source, sourceServer, selection, relations }: CheckContext,
   known: ReadonlyMap<string, ReadonlySet<string>>,
 ): Promise<readonly Finding[]> {
   const findings: Finding[] = [];
@@ -162,6 +171,20 @@ async function checkPredicates(
     const isPartitioned = relations.partitioned.some((table) => isSame(table, filter));
     const cause = await whyUnusable(source, filter, isPartitioned ? '' : 'ONLY ');
     if (cause === undefined) continue;
+    if (cause === MAY_NOT_TRY) {
+      const { role, database } = sourceServer;
+      findings.push(
+        finding(
+          'filter-invalid',
+          describeTable(filter),
+          'its row filter cannot be proven, for which a temporary table is made in a transaction that is rolled back',
+          onSource(
+            `GRANT TEMPORARY ON DATABASE ${quoteIdentifier(database.name)} TO ${quoteIdentifier(role.name)}`,
+          ),
+        ),
+      );
+      continue;
+    }
     findings.push(
       finding(
         'filter-invalid',
@@ -186,7 +209,7 @@ async function whyUnusable(
   source: Session,
   filter: RowFilter,
   only: string,
-): Promise<string | undefined> {
+): Promise<string | typeof MAY_NOT_TRY | undefined> {
   try {
     await source.transaction(async () => {
       await source.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'`);
@@ -212,6 +235,7 @@ async function whyUnusable(
     }
     const sqlstate = sqlstateOf(error);
     if (!(error instanceof OperatorError) || sqlstate === undefined) throw error;
+    if (sqlstate === '42501') return MAY_NOT_TRY;
     return `${error.message} (SQLSTATE ${sqlstate})`;
   }
 }

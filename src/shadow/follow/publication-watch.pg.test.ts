@@ -1,21 +1,25 @@
 import { expect, test } from 'vitest';
 
-import { EVERYTHING } from '#src/core/selection.ts';
+import { parseColumnExclusion, parseRowFilter } from '#src/core/row-filter.ts';
+import { EVERYTHING, type Selection } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
-import { createPublication } from '#src/shadow/publication.ts';
+import { createPublication, readPublishedParts } from '#src/shadow/publication.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from '#test/postgres.ts';
 
 import { PublicationWatch } from './publication-watch.ts';
 
 const NAME = 'pub';
 
-async function watched(version: TestVersion): Promise<TestDatabase & { watch: PublicationWatch }> {
+async function watched(
+  version: TestVersion,
+  selection: Selection = EVERYTHING,
+): Promise<TestDatabase & { watch: PublicationWatch }> {
   const db = await createTestDatabase(
     version,
     'CREATE TABLE public.a (id int PRIMARY KEY, v int); CREATE TABLE public.b (id int PRIMARY KEY, v int)',
   );
-  const tables = await readTables(db.session, EVERYTHING);
+  const tables = await readTables(db.session, selection);
   const records = tables.map(({ oid, schema, name, key }): RelationRecord => ({
     schema,
     name,
@@ -33,7 +37,9 @@ async function watched(version: TestVersion): Promise<TestDatabase & { watch: Pu
     published: '',
   }));
   const publication = await createPublication({ session: db.session, name: NAME, tables });
-  return { ...db, watch: new PublicationWatch(publication, records) };
+  const parts = await readPublishedParts(db.session, publication.oid);
+  const recorded = records.map((one) => ({ ...one, published: parts.get(one.sourceOid) ?? '' }));
+  return { ...db, watch: new PublicationWatch(publication, recorded) };
 }
 
 test.each<readonly [TestVersion, string, string]>([
@@ -71,5 +77,33 @@ test.each<TestVersion>([14, 18])(
     await db.watch.check(db.session);
     await db.session.query('ALTER TABLE public.a RENAME TO d; ALTER TABLE public.d ADD w int');
     await expect(db.watch.check(db.session)).resolves.toBeUndefined();
+  },
+);
+
+test.each<readonly [TestVersion, string, string]>([
+  [15, 'lost its filter', 'ALTER PUBLICATION pub SET TABLE public.a, public.b (id)'],
+  [
+    18,
+    'has another filter',
+    'ALTER PUBLICATION pub SET TABLE public.a WHERE (id > 6), public.b (id)',
+  ],
+  [
+    17,
+    'has another column',
+    'ALTER PUBLICATION pub SET TABLE public.a WHERE (id > 5), public.b (id, v)',
+  ],
+])(
+  'on %i a publication with filters that %s is not the one that we made (trap 14)',
+  async (version, _, sql) => {
+    await using db = await watched(version, {
+      ...EVERYTHING,
+      where: [parseRowFilter('public.a: id > 5')],
+      excludeColumns: [parseColumnExclusion('public.b.v')],
+    });
+    // Before any look, as if it had been altered while nobody ran.
+    await db.session.query('ALTER TABLE public.a RENAME COLUMN v TO w');
+    await db.watch.check(db.session);
+    await db.session.query(sql);
+    await expect(db.watch.check(db.session)).rejects.toMatchObject({ code: 'PUBLICATION_CHANGED' });
   },
 );

@@ -1,3 +1,7 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
 import { expect, test, vi } from 'vitest';
 
 import { dumpSchema } from '#src/db/postgres/schema-dump/schema-dump.ts';
@@ -31,7 +35,7 @@ const SHOP = `
   CREATE VIEW shop.v AS SELECT id FROM shop.a_log; ALTER VIEW shop.v OWNER TO $B;
   CREATE MATERIALIZED VIEW shop.mv AS SELECT id FROM shop.audit; ALTER MATERIALIZED VIEW shop.mv OWNER TO $A;
   CREATE STATISTICS shop.st ON id, card FROM shop.a_log;
-  CREATE TABLE shop.parts (id int) PARTITION BY RANGE (id); ALTER TABLE shop.parts OWNER TO $A;
+  CREATE TABLE shop.parts (id int PRIMARY KEY) PARTITION BY RANGE (id); ALTER TABLE shop.parts OWNER TO $A;
   CREATE TABLE shop.part_1 PARTITION OF shop.parts FOR VALUES FROM (0) TO (9); ALTER TABLE shop.part_1 OWNER TO $B;
   ALTER DEFAULT PRIVILEGES FOR ROLE $A IN SCHEMA shop GRANT SELECT ON TABLES TO $B;
   ALTER DEFAULT PRIVILEGES FOR ROLE $B REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
@@ -139,8 +143,28 @@ test('what a role without superuser rights may not give away stays its own, and 
       .filter(({ id }) => String(id).startsWith('owner'))
       .map(({ id, object }) => `${String(id)} ${String(object)}`),
   ).toEqual([`owner-not-granted role "${roles.B}"`, `owner-not-granted role "${roles.C}"`]);
-  const cloned = await runInProcess(['clone', ...urls, '--verify', '--json']);
-  expect([cloned.code, cloned.stderr]).toEqual([0, '']);
+  const spool = await mkdtemp(join(tmpdir(), 'understudy-test-'));
+  try {
+    const follow = async (): Promise<void> => {
+      const until = await source.session.query('SELECT pg_current_wal_lsn() AS lsn');
+      const options = ['--follow', '--spool', spool, '--until-lsn', until[0]?.['lsn'] ?? ''];
+      const cloned = await runInProcess(['clone', ...urls, ...options, '--json']);
+      expect([cloned.code, cloned.stderr]).toEqual([0, '']);
+    };
+    await follow();
+    await source.session.query(`
+      INSERT INTO shop.audit SELECT i FROM generate_series(2, 50) i; DELETE FROM shop.audit WHERE id = 3;
+      INSERT INTO shop.ghost VALUES (1); UPDATE shop.a_log SET card = 'zqrow 2'; TRUNCATE shop.audit`);
+    await source.session.query('INSERT INTO shop.audit VALUES (77)');
+    await follow();
+  } finally {
+    await rm(spool, { recursive: true });
+  }
+  const [rows] = await target.session.query(
+    `SELECT (SELECT string_agg(id::text, ',') FROM shop.audit) AS audit, (SELECT card FROM shop.a_log) AS card,
+            (SELECT count(*) FROM shop.ghost) AS ghosts`,
+  );
+  expect(rows).toEqual({ audit: '77', card: 'zqrow 2', ghosts: '1' });
   const owners = await target.session.query(
     `SELECT relname, relowner::regrole::text AS owner FROM pg_class
       WHERE relnamespace = 'shop'::regnamespace AND relkind IN ('r', 'v', 'm', 'S', 'p') ORDER BY 1`,

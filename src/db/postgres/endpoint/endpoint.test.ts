@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 
 import { resolveEndpoint } from './endpoint.ts';
 import { findPassword } from './pgpass.ts';
-import { loadStores, resolveStore } from './stores-file.ts';
+import { loadFilters, loadStores, resolveStore } from './stores-file.ts';
 
 async function makeFolder(): Promise<AsyncDisposable & { readonly path: string }> {
   const path = await mkdtemp(join(tmpdir(), 'understudy-test-'));
@@ -174,4 +174,31 @@ test.each([
   expect(() => loadStores(path)).toThrow(refusal(problem));
   expect(() => loadStores(path)).toThrow(refusal(place));
   expect(() => loadStores(path)).toThrow(/^(?!.*hunter2).*$/s);
+});
+
+test('the file names filters of tables as the command line does', async () => {
+  await using folder = await makeFolder();
+  const path = join(folder.path, 'understudy.yaml');
+  await writeFile(
+    path,
+    `filters:
+  shop.orders: { where: id > 10, excludeColumns: [note, '"Card"'] }
+  '"Shop"."A.b"': { where: "x = ': ok'" }
+`,
+  );
+  expect(loadFilters(path)).toEqual({
+    where: [
+      { schema: 'shop', name: 'orders', predicate: 'id > 10' },
+      { schema: 'Shop', name: 'A.b', predicate: "x = ': ok'" },
+    ],
+    excludeColumns: [
+      { schema: 'shop', name: 'orders', column: 'note' },
+      { schema: 'shop', name: 'orders', column: 'Card' },
+    ],
+  });
+  expect(loadStores(path).size).toBe(0);
+  await writeFile(path, 'filters:\n  shop.orders: { wehre: id > 10 }\n');
+  expect(() => loadFilters(path)).toThrow(refusal('wehre'));
+  await writeFile(path, 'filters:\n  shop.orders: { where: "true) OR (true" }\n');
+  expect(() => loadFilters(path)).toThrow(refusal('parentheses in order'));
 });
