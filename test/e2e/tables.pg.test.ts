@@ -12,7 +12,7 @@ import { createTestDatabase } from '#test/postgres.ts';
 vi.setConfig({ testTimeout: 240_000 });
 
 /** Tables that are not ordinary, copied, followed, verified and repaired by the commands themselves. */
-const SCHEMA = `
+const schemaOf = (version: number): string => `
   CREATE SCHEMA s;
   -- Inheritance: several levels, two parents, columns in another order, a key of its own or none.
   CREATE TABLE s.base (id int PRIMARY KEY, v text);
@@ -58,6 +58,11 @@ const SCHEMA = `
   -- Copied in binary and followed as text; their bytes are not those that their text gives.
   CREATE TABLE s.odd_bytes (f float8, a int[]);
   ALTER TABLE s.odd_bytes REPLICA IDENTITY FULL;
+  -- Computed on either side. Under FULL, 18 would refuse production's writes.
+  CREATE TABLE s.computed (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED, b int
+    ${version < 18 ? '' : ', thrice int GENERATED ALWAYS AS (a * 3) VIRTUAL'});
+  CREATE TABLE s.computed_whole (a int ${version < 18 ? ', twice int GENERATED ALWAYS AS (a * 2) STORED' : ''}, b int);
+  ALTER TABLE s.computed_whole REPLICA IDENTITY FULL;
   -- Only their definition goes.
   CREATE UNLOGGED TABLE s.cache (id int PRIMARY KEY);
   CREATE FOREIGN DATA WRAPPER nowhere;
@@ -98,11 +103,15 @@ const writes = (n: number): readonly string[] => [
   `UPDATE s.identity SET v = 'changed' WHERE id % 4 = 0`,
   `INSERT INTO s.odd_bytes SELECT 'Infinity'::float8 - 'Infinity'::float8, array_remove('{1,NULL}'::int[], NULL) FROM generate_series(1, 60)`,
   `DELETE FROM s.odd_bytes WHERE ctid IN (SELECT ctid FROM s.odd_bytes LIMIT 50)`,
+  `INSERT INTO s.computed (id, a, b) SELECT ${n}000 + i, i, i FROM generate_series(1, 60) i`,
+  `UPDATE s.computed SET a = a + 1, id = -id WHERE id > ${n}000 AND id % 5 = 0`,
+  `INSERT INTO s.computed_whole (a, b) SELECT i, i % 3 FROM generate_series(1, 60) i`,
+  `UPDATE s.computed_whole SET a = a + 1 WHERE b = 0`,
   `INSERT INTO s.cache SELECT ${n}000 + i FROM generate_series(1, 10) i`,
 ];
 
 const TABLES =
-  'base child other_base grandchild joined part_low part_high node egg hen stay ruled counted hidden empty identity odd_bytes'.split(
+  'base child other_base grandchild joined part_low part_high node egg hen stay ruled counted hidden empty identity odd_bytes computed computed_whole'.split(
     ' ',
   );
 
@@ -128,7 +137,7 @@ test.each([
 ] as const)(
   'tables that are not ordinary are cloned, followed, verified and repaired, from %i to %i',
   async (from, to) => {
-    await using source = await createTestDatabase(from, SCHEMA);
+    await using source = await createTestDatabase(from, schemaOf(from));
     await using target = await createTestDatabase(to);
     const spool = mkdtempSync(join(tmpdir(), 'understudy-test-'));
     const urls = ['--source', urlOf(source.endpoint), '--target', urlOf(target.endpoint)];

@@ -14,6 +14,9 @@ const BAD_TABLES = `
   CREATE UNIQUE INDEX unique_only_b ON shop.unique_only (b) INCLUDE (a);
   CREATE TABLE shop.deferred (id int PRIMARY KEY DEFERRABLE);
   CREATE TABLE shop.generated (a int NOT NULL, id int GENERATED ALWAYS AS (a) STORED PRIMARY KEY);
+  CREATE TABLE shop.generated_full (id int NOT NULL, a int, twice int GENERATED ALWAYS AS (a * 2) STORED);
+  CREATE UNIQUE INDEX generated_full_id ON shop.generated_full (id);
+  ALTER TABLE shop.generated_full REPLICA IDENTITY FULL;
   CREATE TABLE shop.nothing (id int PRIMARY KEY);
   ALTER TABLE shop.nothing REPLICA IDENTITY NOTHING;
   CREATE TABLE shop.whole (a int);
@@ -42,6 +45,7 @@ test.each(TEST_VERSIONS)(
       'deferrable-key table "shop"."deferred"',
       'foreign-partition table "shop"."part_away"',
       'generated-key table "shop"."generated"',
+      ...(version < 18 ? [] : ['generated-key table "shop"."generated_full"']),
       'identity-nothing table "shop"."nothing"',
       'no-key table "shop"."it\'s ""odd"""',
       'no-key table "shop"."keyless"',
@@ -64,6 +68,7 @@ test.each(TEST_VERSIONS)(
       'child',
       'deferred',
       ...(version < 18 ? ['generated'] : []),
+      'generated_full',
       'good',
       `it's "odd"`,
       'keyless',

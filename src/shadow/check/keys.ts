@@ -10,16 +10,16 @@ import type { Finding, Fix } from './finding.ts';
  * would fail on a published table (trap 7), and we could not find the row.
  */
 export async function checkKeys(context: CheckContext): Promise<readonly Finding[]> {
-  const { source, relations, isFollowed } = context;
+  const { source, sourceServer, relations, isFollowed } = context;
   // A copy alone names no row.
   if (!isFollowed) return [];
   const suspects = relations.tables.filter(
-    (table) => table.key.length === 0 || generatedKeyColumn(table) !== undefined,
+    (table) => table.key.length === 0 || generatedIdentity(table, sourceServer.major) !== undefined,
   );
   if (suspects.length === 0) return [];
   const candidates = await readCandidates(source, suspects);
   return suspects.map((table) =>
-    describe(table, candidates.get(table.oid) ?? NO_CANDIDATES, context.sourceServer.major),
+    describe(table, candidates.get(table.oid) ?? NO_CANDIDATES, sourceServer.major),
   );
 }
 
@@ -73,12 +73,12 @@ async function readCandidates(
 function describe(table: Table, candidates: Candidates, sourceMajor: number): Finding {
   const object = describeTable(table);
   const fix = fixOf(table, candidates, sourceMajor);
-  const generated = generatedKeyColumn(table);
+  const generated = generatedIdentity(table, sourceMajor);
   if (generated !== undefined) {
     return finding(
       'generated-key',
       object,
-      `its key has the generated column ${quoteIdentifier(generated)}, which is not in the change stream`,
+      `its replica identity has the generated column ${quoteIdentifier(generated)}, which is not in the change stream`,
       fix,
     );
   }
@@ -124,10 +124,14 @@ function fixOf(table: Table, { index }: Candidates, sourceMajor: number): Fix {
   return onSource(`ALTER TABLE ${quoteTable(table)} REPLICA IDENTITY FULL`);
 }
 
-/** From here on FULL is refused on published tables with generated columns, which are not in the stream. */
+/** From here on UPDATE and DELETE fail on a published table under FULL with generated columns. */
 const WHOLE_IDENTITY_VERSION = 18;
 
-function generatedKeyColumn(table: Table): string | undefined {
+function generatedIdentity(table: Table, sourceMajor: number): string | undefined {
+  if (table.replicaIdentity === 'f') {
+    if (sourceMajor < WHOLE_IDENTITY_VERSION) return undefined;
+    return table.columns.find((column) => column.isGenerated)?.name;
+  }
   return table.key.find((name) =>
     table.columns.some((column) => column.name === name && column.isGenerated),
   );
