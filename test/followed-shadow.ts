@@ -3,8 +3,10 @@ import { hostname } from 'node:os';
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
+import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { identifySource } from '#src/shadow/clone/register.ts';
+import { recordFirstVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { chooseProgress, initProgress, takeLease } from '#src/shadow/lease.ts';
 import {
   chooseStreamFormat,
@@ -58,9 +60,13 @@ export async function recordFollowedShadow(options: {
     phase: 'following',
     stopCode: undefined,
     stopMessage: undefined,
+    hasDdlTriggers: false,
   };
   await insertShadow(target, record);
   await insertRelations(target, shadowId, tables);
+  const { partitioned } = await readRelations(source, EVERYTHING);
+  const oids = [...tables, ...partitioned].map(({ oid }) => oid);
+  await recordFirstVersions({ source, target }, shadowId, oids);
   await recordPublished(target, shadowId, await readPublishedParts(source, publication.oid));
   await target.query(
     `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,

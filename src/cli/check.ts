@@ -28,6 +28,7 @@ export function checkCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.where)
     .addOption(OPTIONS.excludeColumn)
     .addOption(OPTIONS.owners)
+    .addOption(OPTIONS.ddlTriggers)
     .addOption(OPTIONS.config)
     .addOption(OPTIONS.json)
     .addOption(OPTIONS.logLevel)
@@ -55,6 +56,7 @@ export function checkCommand(shell: Shell, finish: (exitCode: number) => void) {
           isFollowed: true,
           owners: options.owners,
           sourceWalBytesMax: SOURCE_WAL_BYTES_MAX,
+          ddlTriggers: options.ddlTriggers,
         });
         printFindings(run.screen, result);
         return result.isRefused ? EXIT_CODES.refused : EXIT_CODES.ok;

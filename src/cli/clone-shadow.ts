@@ -23,6 +23,7 @@ export type CloneSettings = {
   readonly stoppedSpoolBytesMax: number;
   readonly maxLagMs?: number | undefined;
   readonly owners?: OwnersPolicy | undefined;
+  readonly ddlTriggers?: boolean | undefined;
   readonly untilLsn: Lsn | undefined;
   readonly onChecked?: (result: CheckResult) => void;
   readonly onInStep?: (shadow: InStep) => Promise<void>;

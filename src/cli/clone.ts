@@ -22,7 +22,11 @@ function refuseContradictions(options: {
   readonly follow?: true;
   readonly verify?: true;
   readonly untilLsn?: Lsn;
+  readonly ddlTriggers?: true;
 }): void {
+  if (options.ddlTriggers === true && options.follow !== true) {
+    throw new OperatorError('CONFIG_INVALID', '--ddl-triggers needs --follow');
+  }
   if (options.untilLsn === undefined) return;
   if (options.follow !== true) {
     throw new OperatorError('CONFIG_INVALID', '--until-lsn needs --follow');
@@ -51,6 +55,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
     .addOption(OPTIONS.owners)
     .addOption(OPTIONS.jobs)
     .addOption(OPTIONS.follow)
+    .addOption(OPTIONS.ddlTriggers)
     .addOption(OPTIONS.verify)
     .addOption(OPTIONS.spool)
     .addOption(OPTIONS.maxSourceWal)
@@ -88,6 +93,7 @@ export function cloneCommand(shell: Shell, finish: (exitCode: number) => void) {
             stoppedSpoolBytesMax: options.stoppedSpoolMax,
             maxLagMs: options.maxLag,
             owners: options.owners,
+            ddlTriggers: options.ddlTriggers === true,
             untilLsn: options.untilLsn,
             onChecked: (result) => {
               (result.isRefused ? printFindings : printWarnings)(run.screen, result);

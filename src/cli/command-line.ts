@@ -7,6 +7,7 @@ import { cloneCommand } from './clone.ts';
 import { demoCommand } from './demo.ts';
 import { dropCommand } from './drop.ts';
 import { describeFailure, exitCodeOf, printFailure, stackOf } from './failure.ts';
+import { schemaCommand } from './schema-history.ts';
 import type { Shell } from './shell.ts';
 import { statusCommand } from './status.ts';
 import { paintFor } from './terminal/paint.ts';
@@ -81,6 +82,7 @@ function createProgram(shell: Shell, finish: (exitCode: number) => void): Comman
     cloneCommand,
     verifyCommand,
     statusCommand,
+    schemaCommand,
     dropCommand,
     demoCommand,
   ]) {

@@ -1,5 +1,6 @@
 import type { Difference } from '#src/core/difference.ts';
 import type { Finding } from '#src/shadow/check/finding.ts';
+import type { RecordedVersion } from '#src/shadow/ddl/version-ledger.ts';
 import type { ShadowStatus } from '#src/shadow/status.ts';
 
 /** Undefined has no place in JSON: what is not there is null, so that the field can be relied on. */
@@ -41,6 +42,8 @@ export type ResultLine =
       readonly differences: number;
     }
   | ({ readonly type: 'shadow' } & Nullable<ShadowStatus>)
+  | ({ readonly type: 'schemaVersion'; readonly lsn: string } & Omit<RecordedVersion, 'lsn'>)
+  | { readonly type: 'schemaHistory'; readonly versions: number }
   | { readonly type: 'listed'; readonly shadows: number }
   | { readonly type: 'dropped'; readonly shadowId: string; readonly removed: readonly string[] }
   | { readonly type: 'demoStarted' }

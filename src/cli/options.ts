@@ -93,6 +93,10 @@ export const OPTIONS = {
     .argParser(one('--jobs', JOBS))
     .default(4),
   follow: new Option('--follow', 'go on applying changes until stopped'),
+  ddlTriggers: new Option(
+    '--ddl-triggers',
+    'with --follow: install event triggers on the source that tell of schema changes exactly',
+  ),
   verify: new Option('--verify', 'compare both sides once they are in step'),
   spool: new Option('--spool <dir>', 'folder that buffers changes')
     .argParser(one('--spool', path))

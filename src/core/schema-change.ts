@@ -61,6 +61,13 @@ export const DROPPED: SchemaChange = {
   isSilent: true,
 };
 
+/** A restored dump does that to every table. */
+export const REPLACED: SchemaChange = {
+  text: 'it was dropped, and another table has its name now',
+  verdict: 'reseed',
+  isSilent: true,
+};
+
 /** ATTACH and DETACH name the parent; a partition that its parent does not name any more was detached. */
 export const DETACHED: SchemaChange = {
   text: 'it was detached from its partitioned table',

@@ -11,6 +11,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import { identifySource } from '#src/shadow/clone/register.ts';
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
+import { removeCapture } from '#src/shadow/ddl/capture.ts';
 import { requestChannel } from '#src/shadow/follow/requests.ts';
 import { isLeaseHeld, takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
@@ -121,6 +122,7 @@ async function dropOnSource(
     removed.push(`slot ${slotName}`);
   }
   failpoints.hit('drop.afterSlot');
+  removed.push(...(await removeCapture(source, shadowId)));
   if (publicationName === undefined) return;
   // Its name holds the shadow's random id, so it is ours also when a crash kept its oid off the record.
   const oid = await readPublication(source, publicationName);

@@ -34,6 +34,8 @@ export type ShadowRecord = {
   readonly phase: Phase;
   readonly stopCode: string | undefined;
   readonly stopMessage: string | undefined;
+  /** Whether our event triggers are on the source. */
+  readonly hasDdlTriggers: boolean;
 };
 
 const phaseSchema = z.enum([
@@ -143,6 +145,7 @@ function parseShadow(row: Row): ShadowRecord {
     phase: phaseSchema.parse(row['phase']),
     stopCode: row['stop_code'] ?? undefined,
     stopMessage: row['stop_message'] ?? undefined,
+    hasDdlTriggers: row['has_ddl_triggers'] === 't',
   };
 }
 
@@ -158,6 +161,7 @@ export type ShadowUpdate = Partial<{
   readonly sourceWalBytesMax: number;
   readonly stoppedSpoolBytesMax: number;
   readonly maxLagMs: number;
+  readonly hasDdlTriggers: boolean;
 }>;
 
 export async function updateShadow(
@@ -175,6 +179,7 @@ export async function updateShadow(
     spool_directory: update.spoolDirectory,
     is_followed: update.isFollowed,
     source_wal_bytes_max: update.sourceWalBytesMax,
+    has_ddl_triggers: update.hasDdlTriggers,
     stopped_spool_bytes_max: update.stoppedSpoolBytesMax,
     max_lag_ms: update.maxLagMs,
   };

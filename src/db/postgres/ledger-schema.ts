@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS understudy.shadow (
   phase                text NOT NULL,
   stop_code            text,
   stop_message         text,
+  -- Whether our event triggers are on the source (docs/adr/0010).
+  has_ddl_triggers     boolean NOT NULL DEFAULT false,
   created_at           timestamptz NOT NULL DEFAULT now()
 );
 

@@ -60,6 +60,9 @@ export const CHECKS = {
   'publication-unsafe': 'refuse',
   'publication-fails': 'refuse',
   'publication-unproven': 'warn',
+  // schema changes
+  'ddl-triggers-privilege': 'refuse',
+  'ddl-triggers': 'info',
   // filters
   'filter-unknown': 'refuse',
   'filter-invalid': 'refuse',

@@ -19,6 +19,8 @@ export type CheckContext = {
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
   readonly owners: OwnersPolicy;
+  /** Whether event triggers on the source are asked for. */
+  readonly ddlTriggers?: boolean | undefined;
   readonly ages: TransactionAges;
   /** The shadow of this source and selection that the target has already. */
   readonly resumedShadowId: string | undefined;

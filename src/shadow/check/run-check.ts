@@ -6,6 +6,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { checkAccess } from './access.ts';
 import type { CheckContext, CheckGroup, TransactionAges } from './context.ts';
+import { checkDdlTriggers } from './ddl-triggers.ts';
 import { checkEncoding } from './encoding.ts';
 import { checkFilters } from './filters.ts';
 import type { CheckResult, Finding, Severity } from './finding.ts';
@@ -23,6 +24,7 @@ export type CheckOptions = {
   readonly isFollowed: boolean;
   readonly sourceWalBytesMax: number;
   readonly owners?: OwnersPolicy | undefined;
+  readonly ddlTriggers?: boolean | undefined;
   readonly ages?: TransactionAges;
 };
 
@@ -58,6 +60,7 @@ const GROUPS: readonly CheckGroup[] = [
   checkSourceState,
   checkEncoding,
   checkTables,
+  checkDdlTriggers,
   checkFilters,
   checkTarget,
   checkSchemaCarry,

@@ -13,6 +13,7 @@ import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.t
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
+import { SchemaWatch } from '#src/shadow/follow/schema-watch.ts';
 import {
   copyLargeObjects,
   prepareLargeObjects,
@@ -35,7 +36,6 @@ import { isCopied, readDataset } from './dataset.ts';
 import { prepareSource } from './prepare-source.ts';
 import { restoreSchema } from './restore-schema.ts';
 import { takePlainSnapshot, takeSlotSnapshot } from './take-snapshot.ts';
-import { createSchemaWatch } from './watch-schema.ts';
 
 /**
  * One attempt at a shadow, by the runner that holds its lease. Whatever the ledger says is done is
@@ -72,7 +72,7 @@ const ROW_STAGES: readonly Stage[] = [
 
 const NUDGE_MS = 1_000;
 const WATCH_MS = 10_000;
-const SCHEMA_EVERY_ROUNDS = 3;
+const SCHEMA_MS = 5_000;
 const IN_STEP_POLL_MS = 50;
 
 export async function buildShadow(
@@ -137,6 +137,7 @@ class Run {
       control: this.#build.control,
       shadow: this.#shadow,
       tables: await this.#dataset(),
+      partitioned: this.#build.tables.partitioned,
       record: async (update) => this.#record(update),
     });
     if (snapshot !== undefined) held.defer(async () => snapshot.leave());
@@ -291,25 +292,40 @@ class Run {
         follower.serving,
         async (end) => this.#whenInStep(follower, session, end),
         async (end) => this.#watch(end),
+        async (end) => this.#watchSchema(follower, end),
       ],
       signal,
     );
   }
 
-  /** What the stream does not carry: sequences, and changes of the dataset that no row has shown. */
+  /** What the stream does not carry. */
   async #watch(signal: AbortSignal): Promise<void> {
-    const { selection } = this.#options;
     const { shadowId } = this.#shadow;
     const sessions = await this.#openBoth('watch');
     await using source = sessions.source;
     await using target = sessions.target;
-    const lookAtSchema = createSchemaWatch({ source, target, selection, shadowId, ...this.#deps });
     const lookAtLargeObjects = createLargeObjectWatch({ source, target, shadowId, ...this.#deps });
-    for (let round = 0; ; round++) {
+    for (;;) {
       await this.#syncSequences({ source, target });
       await lookAtLargeObjects();
-      if (round % SCHEMA_EVERY_ROUNDS === 0) await lookAtSchema();
       await this.#deps.clock.sleep(WATCH_MS, signal);
+    }
+  }
+
+  /** Changes of the schema that no row has shown, and tables that appear. */
+  async #watchSchema(follower: Follower, signal: AbortSignal): Promise<void> {
+    const { selection, source: sourceEndpoint } = this.#options;
+    const { shadowId, hasDdlTriggers: hasTriggers } = this.#shadow;
+    const { report, clock } = this.#deps;
+    const sessions = await this.#openBoth('schema');
+    await using source = sessions.source;
+    await using target = sessions.target;
+    const appliedLsn = (): Lsn => follower.meter.appliedLsn;
+    const deps = { source, target, sourceEndpoint, selection, shadowId, hasTriggers, appliedLsn };
+    const watch = new SchemaWatch({ ...deps, report, signal });
+    for (;;) {
+      await watch.look();
+      await follower.lookAtSchema.sleep(clock, SCHEMA_MS, signal);
     }
   }
 

@@ -27,6 +27,8 @@ export type CloneOptions = {
   readonly spoolParent: string;
   /** The folder that the user asked for; the shadow's own folder is made below it. */
   readonly sourceWalBytesMax: number;
+  /** Install our event triggers on the source; what an earlier run installed stays in any case. */
+  readonly ddlTriggers?: boolean | undefined;
   /** What the spool may keep for stopped tables alone. */
   readonly stoppedSpoolBytesMax: number;
   /** Lag beyond which the shadow is late, 0 for none; undefined leaves what an earlier run recorded. */

@@ -1,4 +1,5 @@
 import type { Table } from '#src/core/table.ts';
+import type { PartitionedTable } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { dropSlot } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
@@ -7,6 +8,8 @@ import {
   type HeldSnapshot,
   holdGeneration,
 } from '#src/shadow/copy/generations.ts';
+import { installCapture } from '#src/shadow/ddl/capture.ts';
+import { recordFirstVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { prepareLargeObjects } from '#src/shadow/large-objects/copy-large-objects.ts';
 import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 import { initProgress } from '#src/shadow/lease.ts';
@@ -24,7 +27,7 @@ import { takeSlot } from './take-snapshot.ts';
 const DROP_DEADLINE_MS = 10_000;
 
 /**
- * Publication first (trap 3), then the slot and its snapshot; each as far as it is not on record. Returns
+ * Event triggers if asked for, the first version of every table, publication (trap 3), then the slot and its snapshot; each as far as it is not on record. Returns
  * the snapshot if it was made now; that of an earlier run is adopted by the copy.
  */
 export async function prepareSource(run: {
@@ -33,6 +36,7 @@ export async function prepareSource(run: {
   readonly control: Session;
   readonly shadow: ShadowRecord;
   readonly tables: readonly Table[];
+  readonly partitioned: readonly PartitionedTable[];
   readonly record: (update: ShadowUpdate) => Promise<void>;
 }): Promise<HeldSnapshot | undefined> {
   const { deps, options, shadow, record } = run;
@@ -40,6 +44,17 @@ export async function prepareSource(run: {
   const { shadowId, slotName, publicationName } = shadow;
   assert(slotName !== undefined && publicationName !== undefined, 'the names are on record');
   await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
+  deps.failpoints.hit('clone.beforeCapture');
+  if (options.ddlTriggers === true && !shadow.hasDdlTriggers) {
+    await installCapture(session, shadowId);
+    await record({ hasDdlTriggers: true });
+  }
+  deps.failpoints.hit('clone.afterCapture');
+  if (shadow.consistentLsn === undefined) {
+    // Before the slot: every later change is either in the stream or seen against these.
+    const oids = [...run.tables, ...run.partitioned].map(({ oid }) => oid);
+    await recordFirstVersions({ source: session, target: run.control }, shadowId, oids);
+  }
   if (shadow.publicationOid === undefined) {
     deps.failpoints.hit('clone.beforePublication');
     await makePublication(session, publicationName, run);

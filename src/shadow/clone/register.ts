@@ -109,6 +109,7 @@ export async function registerShadow(
     phase: 'preparing',
     stopCode: undefined,
     stopMessage: undefined,
+    hasDdlTriggers: false,
   };
   await target.transaction(async () => {
     await insertShadow(target, shadow);

@@ -16,18 +16,19 @@ export async function installCapture(source: Session, shadowId: string): Promise
   });
 }
 
-/** insufficient_privilege; and what managed services say instead, feature_not_supported. */
-const REFUSALS: ReadonlySet<string | undefined> = new Set(['42501', '0A000']);
+/** insufficient_privilege; what managed services say instead, feature_not_supported; no plpgsql. */
+const REFUSALS: ReadonlySet<string | undefined> = new Set(['42501', '0A000', '42704']);
 
-/** Whether the role could install them; tried, and rolled back (trap 10). */
-export async function canInstallCapture(source: Session): Promise<boolean> {
+/** The SQLSTATE with which the server refuses to install them; undefined when it would not. Rolled back (trap 10). */
+export async function tryCapture(source: Session): Promise<string | undefined> {
   await source.query('BEGIN');
   try {
     for (const sql of installSql('check000')) await source.query(sql);
-    return true;
+    return undefined;
   } catch (error) {
-    if (!REFUSALS.has(sqlstateOf(error))) throw error;
-    return false;
+    const sqlstate = sqlstateOf(error);
+    if (!REFUSALS.has(sqlstate)) throw error;
+    return sqlstate;
   } finally {
     await source.query('ROLLBACK');
   }
@@ -60,6 +61,10 @@ export async function removeCapture(source: Session, shadowId: string): Promise<
     `SELECT evtname FROM pg_catalog.pg_event_trigger WHERE evtname = ANY ($1::text[]) ORDER BY 1`,
     [names.triggers.map(({ name }) => name)],
   );
+  const [left] = await source.query('SELECT to_regprocedure($1) IS NOT NULL AS exists', [
+    `${names.function}()`,
+  ]);
+  if (found.length === 0 && left?.['exists'] !== 't') return [];
   await source.transaction(async () => {
     for (const sql of removeSql(shadowId)) await source.query(sql);
   });

@@ -27,7 +27,14 @@ const ddlMessage = z.discriminatedUnion('event', [
     objects: list(
       z.object({ tag: z.string(), type: z.string(), identity: z.string(), table: z.number() }),
     ),
-    dropped: list(z.object({ oid: z.number(), identity: z.string() })),
+    dropped: list(
+      z.object({
+        oid: z.number(),
+        identity: z.string(),
+        /** Another table has its name now. */
+        isReplaced: z.boolean().optional(),
+      }),
+    ),
     /** The table that is about to be rewritten, and the server's reason, as bits. */
     rewritten: z.object({ oid: z.number(), reason: z.number() }).nullish(),
     /** Tables as they are after the command. */

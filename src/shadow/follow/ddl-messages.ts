@@ -4,6 +4,7 @@ import {
   DETACHED,
   describeChanges,
   DROPPED,
+  REPLACED,
   rewriteChange,
   type SchemaChange,
   worstVerdict,
@@ -140,10 +141,15 @@ function noteChanges(versions: Versions, commitLsn: Lsn, ddl: Described): readon
     if (ddl.event === 'look' && changes.length === 0) continue;
     noted.set(after.oid, { oid: after.oid, before, after, changes });
   }
-  for (const { oid } of ddl.dropped) {
+  for (const { oid, isReplaced } of ddl.dropped) {
     const before = versions.shapeBefore(oid, commitLsn);
     if (before !== undefined) {
-      noted.set(oid, { oid, before, after: undefined, changes: [DROPPED] });
+      noted.set(oid, {
+        oid,
+        before,
+        after: undefined,
+        changes: [isReplaced === true ? REPLACED : DROPPED],
+      });
     }
   }
   for (const { table } of ddl.objects) {

@@ -1,29 +1,20 @@
 import { describe, expect, test } from 'vitest';
 
-import { EVERYTHING } from '#src/core/selection.ts';
-import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { installCapture } from '#src/shadow/ddl/capture.ts';
-import { readVersions, recordFirstVersions } from '#src/shadow/ddl/version-ledger.ts';
+import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
 
-/** A pair whose source has the capture, with every table's first version on record. */
+/** A pair whose source has the capture. */
 async function capturedPair(
   versions: Parameters<typeof followPair>[0],
   ddl: string,
 ): Promise<FollowedPair> {
-  const pair = await followPair(versions, ddl, {
+  return followPair(versions, ddl, {
     prepare: async (source) => {
       await installCapture(source.session, source.name.slice(-8));
       return {};
     },
   });
-  const { tables, partitioned } = await readRelations(pair.source.session, EVERYTHING);
-  await recordFirstVersions(
-    { source: pair.source.session, target: pair.target.session },
-    pair.shadow.shadowId,
-    [...tables, ...partitioned].map(({ oid }) => oid),
-  );
-  return pair;
 }
 
 type Stopped = Readonly<Record<string, string>>;

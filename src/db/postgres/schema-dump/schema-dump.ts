@@ -36,6 +36,8 @@ export type DumpOptions = {
   readonly exclude: DumpExclusions;
   /** With owners, grants and default privileges; else without. */
   readonly isWithOwners?: boolean;
+  /** These tables alone, with what belongs to them. */
+  readonly only?: readonly TableName[];
   readonly signal: AbortSignal;
   readonly timeoutMs: number;
 };
@@ -139,7 +141,7 @@ function carry(
 }
 
 function dumpArguments(options: DumpOptions): readonly string[] {
-  const { snapshot, exclude } = options;
+  const { snapshot, exclude, only = [] } = options;
   const args = [
     ...FLAGS,
     ...(options.isWithOwners === true ? [] : WITHOUT_OWNERS),
@@ -147,6 +149,7 @@ function dumpArguments(options: DumpOptions): readonly string[] {
     // Inside double quotes a pattern of pg_dump has no wildcards: it is the name.
     ...exclude.schemas.map((schema) => `--exclude-table=${quoteIdentifier(schema)}.*`),
     ...exclude.relations.map((relation) => `--exclude-table=${quoteTable(relation)}`),
+    ...only.map((relation) => `--table=${quoteTable(relation)}`),
   ];
   const bytes = [...args, CONNECTION_STRING].reduce(
     (sum, arg) => sum + Buffer.byteLength(arg) + ARGUMENT_BYTES,
