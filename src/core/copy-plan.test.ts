@@ -103,7 +103,7 @@ test.each([
   expect(isBinarySafe(input)).toBe(expected);
 });
 
-test('one unsafe column makes the table text, unless it is generated and does not travel', () => {
+test('one unsafe column makes the table text, unless it is generated and does not travel (trap 5)', () => {
   const unsafe = column({ builtinType: 'regclass' });
   expect(copyFormat({ columns: [column({})] })).toBe('binary');
   expect(copyFormat({ columns: [column({}), unsafe] })).toBe('text');

@@ -10,7 +10,7 @@ function entry(kind: string, name: string, sql: string): string {
 const parse = (dump: string) => parseSchemaScript(dump, { populated: [] });
 const TABLE = entry('TABLE', 't', 'CREATE TABLE s.t (\n    a integer\n);');
 
-test('settings between entries are dropped, those that only newer servers know included', () => {
+test('settings between entries are dropped, those that only newer servers know included (trap 4)', () => {
   const dump = `SET transaction_timeout = 0;\nSELECT pg_catalog.set_config('search_path', '', false);\n${TABLE}`;
   expect(parseEntries(dump)).toEqual([
     { kind: 'TABLE', object: 's.t', statements: ['CREATE TABLE s.t (\n    a integer\n)'] },
@@ -47,7 +47,7 @@ test('a foreign key is read with odd names', () => {
   });
 });
 
-test('a foreign key is added without a look at the rows and validated later', () => {
+test('a foreign key is added without a look at the rows and validated later (trap 4)', () => {
   const script = parse(
     `${TABLE}${entry('FK CONSTRAINT', 't f', 'ALTER TABLE ONLY s.t\n    ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES s.t(a);')}`,
   );
@@ -82,7 +82,7 @@ test('a foreign key to a table that is not selected is skipped and said so', () 
   expect(script.steps.map((step) => step.stage)).toEqual(['analyze']);
 });
 
-test('event triggers, publications and subscriptions are skipped with their comments', () => {
+test('event triggers, publications and subscriptions are skipped with their comments (trap 4)', () => {
   const script = parse(
     [
       TABLE,

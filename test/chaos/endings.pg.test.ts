@@ -46,7 +46,7 @@ async function endingOf(clone: Clone): Promise<string> {
 }
 
 test(
-  'an interrupt, a position and a second runner: each ends in order, and the next run resumes',
+  'an interrupt, a position and a second runner: each ends in order, and the next run resumes (trap 20, complaint 10)',
   { timeout: 120_000 },
   async () => {
     await using pair = await createPair([15, 15]);
@@ -78,7 +78,7 @@ test(
 );
 
 test(
-  'a runner that slept through a takeover changes nothing when it wakes',
+  'a runner that slept through a takeover changes nothing when it wakes (trap 20)',
   { timeout: 120_000 },
   async () => {
     // Trap 20. It sleeps with connections open, so that only the epoch can tell.
@@ -110,7 +110,7 @@ test(
 );
 
 test(
-  'what cannot be right any more ends with its code, and production goes on',
+  'what cannot be right any more ends with its code, and production goes on (traps 14 and 15, pains 4 and 5)',
   { timeout: 180_000 },
   async () => {
     const cases: readonly (readonly [
@@ -171,7 +171,7 @@ test(
 );
 
 test(
-  'a disk that is full and a spool that is gone: nothing is skipped',
+  'a disk that is full and a spool that is gone: nothing is skipped (traps 15 and 16)',
   { timeout: 180_000 },
   async () => {
     await using pair = await createPair([16, 16]);
@@ -224,31 +224,35 @@ test(
   },
 );
 
-test('a budget of WAL that is used up frees the source', { timeout: 120_000 }, async () => {
-  // Trap 8: production ranks above the shadow.
-  await using pair = await createPair([15, 16]);
-  const { shadow } = pair;
-  await using clone = shadow.start({ more: ['--max-source-wal', '64MB'] });
-  await clone.waitFor(FOLLOWING);
-  const name = await nameOf(shadow);
-  await withClient(shadow.source, async (client) => {
-    await client.query('BEGIN; UPDATE app.total SET transactions = transactions');
-    for (let i = 0; i < 6; i += 1) {
-      await query(
-        shadow,
-        'source',
-        `SELECT pg_logical_emit_message(false, 'x', ''), pg_switch_wal()`,
-      );
-    }
-    expect(await endingOf(clone)).toBe('1 WAL_BUDGET_EXCEEDED');
-  });
-  const slots = `SELECT FROM pg_replication_slots WHERE slot_name = '${name}'`;
-  expect(await query(shadow, 'source', slots)).toEqual([]);
-  const status = await shadow.status();
-  expect(status.stdout).toContain('WAL_BUDGET_EXCEEDED');
-  await using again = shadow.start();
-  expect(await endingOf(again)).toBe('1 SLOT_LOST');
-});
+test(
+  'a budget of WAL that is used up frees the source (trap 8, pain 19, complaint 15)',
+  { timeout: 120_000 },
+  async () => {
+    // Trap 8: production ranks above the shadow.
+    await using pair = await createPair([15, 16]);
+    const { shadow } = pair;
+    await using clone = shadow.start({ more: ['--max-source-wal', '64MB'] });
+    await clone.waitFor(FOLLOWING);
+    const name = await nameOf(shadow);
+    await withClient(shadow.source, async (client) => {
+      await client.query('BEGIN; UPDATE app.total SET transactions = transactions');
+      for (let i = 0; i < 6; i += 1) {
+        await query(
+          shadow,
+          'source',
+          `SELECT pg_logical_emit_message(false, 'x', ''), pg_switch_wal()`,
+        );
+      }
+      expect(await endingOf(clone)).toBe('1 WAL_BUDGET_EXCEEDED');
+    });
+    const slots = `SELECT FROM pg_replication_slots WHERE slot_name = '${name}'`;
+    expect(await query(shadow, 'source', slots)).toEqual([]);
+    const status = await shadow.status();
+    expect(status.stdout).toContain('WAL_BUDGET_EXCEEDED');
+    await using again = shadow.start();
+    expect(await endingOf(again)).toBe('1 SLOT_LOST');
+  },
+);
 
 /** Drop a slot whose reader sleeps. */
 async function dropSlot(shadow: Shadow, name: string): Promise<void> {

@@ -21,7 +21,7 @@ const LOAD = `
   END $$`;
 
 test.runIf(process.platform === 'linux')(
-  'a target that does not take anything fills the disk, not the memory',
+  'a target that does not take anything fills the disk, not the memory (pains 14 and 18)',
   { timeout: 180_000 },
   async () => {
     await using source = await createTestDatabase(

@@ -116,7 +116,7 @@ test('clone, follow, verify, tamper, drop: a shadow from its first day to its la
   }
 });
 
-test('a clone that is not followed ends by itself, verified at its own snapshot', async () => {
+test('a clone that is not followed ends by itself, verified at its own snapshot (trap 27)', async () => {
   await using source = await createTestDatabase(15, SHOP);
   await using target = await createTestDatabase(15);
   const urls = ['--source', urlOf(source.endpoint), '--target', urlOf(target.endpoint)];

@@ -47,7 +47,7 @@ test('a copy shows what is done, its speed and when it ends', () => {
   );
 });
 
-test('a follower shows the ladder, the budget and the verdict', () => {
+test('a follower shows the ladder, the budget and the verdict (pain 16)', () => {
   const { lag } = EXAMPLE_EVENTS;
   expect(
     draw([
@@ -80,7 +80,7 @@ test('differences and what could not be compared are named', () => {
   expect(picture).toContain('not verified: shop.big.lo');
 });
 
-test('growth of the retained WAL says when the budget is used up', () => {
+test('growth of the retained WAL says when the budget is used up (trap 8)', () => {
   const { lag } = EXAMPLE_EVENTS;
   const picture = draw([
     [0, { ...lag, sourceWalBytes: 9_000_000, sourceWalBytesMax: 61_000_000 }],

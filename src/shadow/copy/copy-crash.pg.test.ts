@@ -75,7 +75,7 @@ async function lockWaits(source: Session): Promise<number> {
 }
 
 test.each(['copy.afterSourceCopy:9', 'copy.beforePartCommit:5', 'copy.afterPartCommit:15'])(
-  'killed at %s, the next run goes on from the same snapshot',
+  'killed at %s, the next run goes on from the same snapshot (pains 6 and 7)',
   async (failpoints) => {
     await using pair = await createPair();
     const { source, target, job } = pair;
@@ -142,6 +142,7 @@ test('a finished table is not copied again when the keepers are gone', async () 
 
 test.each([
   ['VACUUM FULL', 'VACUUM FULL public.a'],
+  ['CLUSTER', 'CLUSTER public.a USING a_pkey'],
   ['TRUNCATE', `TRUNCATE public.a; INSERT INTO public.a VALUES (1, 'new')`],
   ['a rewriting ALTER', 'ALTER TABLE public.a ALTER COLUMN v TYPE varchar(100) COLLATE "C"'],
 ])('%s between two parts is noticed and the table starts again (trap 2)', async (_name, sql) => {

@@ -122,7 +122,67 @@ test('a part that two connections copy, since a COMMIT got lost on its way back,
   await held.end();
 });
 
-test('a source and a target that crash and come back are waited for; the snapshot died with them', async () => {
+test('a reader that is not on the snapshot of the others copies nothing (pain 8)', async () => {
+  await using source = await createTestDatabase(18, SCHEMA + ROWS);
+  await using target = await createTestDatabase(18, SCHEMA + LEDGER_SCHEMA);
+  const held = await holdGeneration(
+    {
+      source: source.endpoint,
+      target: target.session,
+      shadowId: SHADOW_ID,
+      failpoints: createFailpoints(undefined),
+    },
+    await takeSnapshot(source.endpoint),
+  );
+  await source.session.query(`UPDATE public.a SET v = 'later'`);
+  const other = await takeSnapshot(source.endpoint);
+  const [table] = await readTables(source.session, EVERYTHING);
+  const cut = { pages: 1, partPages: 1, sourceBytes: 8192 };
+  await recordStart(target.session, SHADOW_ID, held, [{ table: table!, cut }]);
+  const options = { applicationName: 'understudy test' };
+  const pair = {
+    source: await openWireConnection(source.endpoint, options),
+    target: await openWireConnection(target.endpoint, options),
+  };
+  // As an id would be that names another snapshot after the server was restarted.
+  const mistaken = { ...held, exported: [other.snapshotName] };
+  await expect(
+    copyPart(pair, {
+      shadowId: SHADOW_ID,
+      table: table!,
+      part: partsOf(cut)[0]!,
+      held: mistaken,
+      advance: () => undefined,
+      failpoints: createFailpoints(undefined),
+    }),
+  ).rejects.toMatchObject({ code: 'SNAPSHOT_LOST' });
+  pair.source.destroy();
+  pair.target.destroy();
+  const [row] = await target.session.query('SELECT count(*) AS n FROM public.a');
+  expect(row).toEqual({ n: '0' });
+  await other.release();
+  await held.end();
+});
+
+test('rows that a policy hides from the role end the copy, they are not left out (trap 5)', async () => {
+  await using source = await createTestDatabase(18, SCHEMA + ROWS);
+  await using target = await createTestDatabase(18, SCHEMA);
+  const role = source.name;
+  source.dropRoleAfterwards(role);
+  await source.session.query(
+    `CREATE ROLE ${role} LOGIN PASSWORD 'password'; GRANT SELECT ON public.a TO ${role};
+     ALTER TABLE public.a ENABLE ROW LEVEL SECURITY;
+     CREATE POLICY half ON public.a USING (id % 2 = 0)`,
+  );
+  const endpoint = { ...source.endpoint, user: role, password: 'password' };
+  await expect(
+    runCopy({ source: endpoint, target: target.endpoint, partBytes: PART_BYTES }),
+  ).rejects.toMatchObject({ code: 'PRIVILEGE_MISSING', detail: { sqlstate: '42501' } });
+  const [row] = await target.session.query('SELECT count(*) AS n FROM public.a');
+  expect(row).toEqual({ n: '0' });
+});
+
+test('a source and a target that crash and come back are waited for; the snapshot died with them (complaint 11)', async () => {
   await using folder = await createServerFolder();
   const options = { version: 18, directory: `${folder.path}/data` } as const;
   const first = await startTestServer(options);

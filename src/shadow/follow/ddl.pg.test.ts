@@ -68,7 +68,7 @@ describe.for([
   [14, 18],
   [18, 18],
 ] as const)('%i to %i', (versions) => {
-  test('what is harmless goes on, and is on record with its command (pain 23)', async () => {
+  test('what is harmless goes on, and is on record with its command (pain 23) (complaint 20)', async () => {
     await using pair = await capturedPair(versions, SCHEMA);
     const { session } = pair.source;
     await session.query(`INSERT INTO public.plain VALUES (1, 'zqrow')`);

@@ -29,7 +29,7 @@ describe.each(PAIRS)('following %i to %i', (...versions) => {
     expect(await differences(pair, 'public.item')).toEqual([]);
   });
 
-  test('an unchanged TOAST value stays, also through compaction and a change of key', async () => {
+  test('an unchanged TOAST value stays, also through compaction and a change of key (trap 11)', async () => {
     // Trap 11.
     await using pair = await followPair(
       versions,

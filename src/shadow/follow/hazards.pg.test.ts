@@ -16,7 +16,7 @@ const together = (statements: readonly string[]): string =>
 describe.each(PAIRS)(
   'constraints that the order of changes satisfies, from %i to %i',
   (...versions) => {
-    test('unique values that are swapped, in one transaction and over several of one group', async () => {
+    test('unique values that are swapped, in one transaction and over several of one group (trap 12)', async () => {
       await using pair = await followPair(
         versions,
         `CREATE TABLE public.mail (id int PRIMARY KEY, address text UNIQUE, n int, UNIQUE (n, address));
@@ -58,7 +58,7 @@ describe.each(PAIRS)(
       expect(await differences(pair, ...all)).toEqual([]);
     });
 
-    test('an exclusion constraint (23P01) that a set statement meets', async () => {
+    test('an exclusion constraint (23P01) that a set statement meets (trap 12)', async () => {
       await using pair = await followPair(
         versions,
         `CREATE TABLE public.booking (id int PRIMARY KEY, during int4range, EXCLUDE USING gist (during WITH &&))`,
@@ -78,7 +78,7 @@ describe.each(PAIRS)(
       expect(await differences(pair, 'public.booking')).toEqual([]);
     });
 
-    test('keys that are exchanged, taken over and given up', async () => {
+    test('keys that are exchanged, taken over and given up (trap 11)', async () => {
       await using pair = await followPair(
         versions,
         `CREATE TABLE public.item (id int PRIMARY KEY, name text, body text);
@@ -175,7 +175,7 @@ describe.each(PAIRS)('what the stream brings besides, from %i to %i', (...versio
     expect(await differences(pair, 'public.t')).toEqual([]);
   });
 
-  test('identity and generated columns, and triggers that stay silent', async () => {
+  test('identity and generated columns, and triggers that stay silent (trap 13, complaint 16)', async () => {
     const virtual = versions[0] >= 18 ? ', v int GENERATED ALWAYS AS (n * 3) VIRTUAL' : '';
     const ddl = (identity: string, fires: string): string => `
       CREATE TABLE public.t (id int GENERATED ${identity} AS IDENTITY PRIMARY KEY, n int, g int GENERATED ALWAYS AS (n * 2) STORED${virtual}, m text);

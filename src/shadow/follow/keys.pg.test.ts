@@ -144,7 +144,7 @@ describe.each(PAIRS)('keys, from %i to %i', (...versions) => {
     expect(await differences(pair, ...all, odd)).toEqual([]);
   });
 
-  test('that are kept out of line come with each change, and may stay untouched', async () => {
+  test('that are kept out of line come with each change, and may stay untouched (trap 11)', async () => {
     const ddl = `CREATE TABLE public.long (body text, id text, version int, more text, PRIMARY KEY (id));
                  ALTER TABLE public.long ALTER id SET STORAGE EXTERNAL, ALTER more SET STORAGE EXTERNAL`;
     await using pair = await followPair(versions, ddl);

@@ -157,7 +157,7 @@ test('a runner whose lease was taken stops without effect (trap 20)', async () =
 test.each<readonly [TestVersion, TestVersion]>([
   [14, 18],
   [18, 18],
-])('lost connections on both sides change nothing, from %i to %i', async (...versions) => {
+])('lost connections on both sides change nothing, from %i to %i (pain 3)', async (...versions) => {
   await using pair = await followPair(versions, ITEM, { isStreamed: true });
   const { session } = pair.source;
   const { shadowId } = pair.shadow;

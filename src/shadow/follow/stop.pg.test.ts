@@ -53,7 +53,7 @@ const CHANGES: Readonly<Record<string, readonly [string, string]>> = {
 };
 
 describe.each(PAIRS)('a table whose shape changes on the source, from %i to %i', (...versions) => {
-  test('stops alone, at its next change; the others go on (trap 19)', async () => {
+  test('stops alone, at its next change; the others go on (trap 19) (pain 22, complaint 13)', async () => {
     const tables = Object.keys(CHANGES);
     const ddl = [...tables, 'steady'].map(
       (name) =>

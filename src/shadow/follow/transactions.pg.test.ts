@@ -214,7 +214,7 @@ async function openLossyWay(server: { readonly host: string; readonly port: numb
 }
 
 test.each([true, false])(
-  'a commit whose answer is lost is not made again (origin: %s, trap 15, pain 2)',
+  'with an origin: %s, a commit whose answer is lost is not made again (trap 15, pain 2)',
   async (isOrigin) => {
     await using ways = new AsyncDisposableStack();
     const opened: Awaited<ReturnType<typeof openLossyWay>>[] = [];

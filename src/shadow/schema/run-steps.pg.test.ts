@@ -37,7 +37,7 @@ async function until(fact: () => Promise<boolean>): Promise<void> {
   while (!(await fact())) deadline.throwIfAborted();
 }
 
-test('a run that dies at any step goes on where it was', async () => {
+test('a run that dies at any step goes on where it was (pains 6 and 7)', async () => {
   await using source = await createTestDatabase(15, TABLES);
   await using target = await createTestDatabase(15);
   const script = await readScript(source);

@@ -75,7 +75,7 @@ describe.each([
   [14, 18],
   [18, 18],
 ] as const)('from %i to %i', (...versions) => {
-  test('under a write load both sides are the same at each fence, and later runs read what changed', async () => {
+  test('under a write load both sides are the same at each fence, and later runs read what changed (trap 25, complaint 8)', async () => {
     await using pair = await followPair(versions, BANK);
     await pair.source.session.query(ROWS);
     await underLoad(pair, async () => {
@@ -126,7 +126,7 @@ describe.each([
     expect(pair.events.filter(({ type }) => type === 'notice')).toEqual([]);
   });
 
-  test('a tampered, a missing and an extra row are found and repaired under load', async () => {
+  test('a tampered, a missing and an extra row are found and repaired under load (trap 26)', async () => {
     await using pair = await followPair(versions, BANK);
     await pair.source.session.query(ROWS);
     await pair.caughtUp();
@@ -149,7 +149,7 @@ describe.each([
   });
 });
 
-test('what others write on the target is found although the stream marks nothing, and mended', async () => {
+test('what others write on the target is found although the stream marks nothing, and mended (trap 24)', async () => {
   // Trap 24.
   await using pair = await followPair([16, 17], BANK);
   await pair.source.session.query(ROWS);
@@ -185,7 +185,7 @@ test('a truncated table is read whole again', async () => {
   expect(await verify(pair)).toMatchObject({ differences: 0, chunksRead: 0 });
 });
 
-test('a fence without a follower ends at its deadline, and the follower goes on after a lost command', async () => {
+test('a fence without a follower ends at its deadline, and the follower goes on after a lost command (trap 25, complaint 4)', async () => {
   await using pair = await followPair([18, 18], BANK);
   await pair.source.session.query(ROWS);
   await pair.caughtUp();
@@ -220,7 +220,7 @@ test('a fence without a follower ends at its deadline, and the follower goes on 
   ).rejects.toMatchObject({ code: 'FENCE_TIMEOUT' });
 });
 
-test('a long write transaction on the source is named when the fence waits for it in vain', async () => {
+test('a long write transaction on the source is named when the fence waits for it in vain (trap 25, complaint 5)', async () => {
   await using pair = await followPair([17, 18], BANK);
   const { shadowId } = pair.shadow;
   await using blocker = await openSession(pair.source.endpoint, { applicationName: 'batch job' });
@@ -233,6 +233,42 @@ test('a long write transaction on the source is named when the fence waits for i
   });
   await blocker.query('COMMIT');
   expect(await verify(pair)).toMatchObject({ differences: 0, rows: 1 });
+});
+
+test('a verification that dies has not been for nothing: the next one goes on (complaint 6)', async () => {
+  await using pair = await followPair([18, 18], BANK);
+  await pair.source.session.query(ROWS);
+  await pair.caughtUp();
+  let tables = 0;
+  const dying = {
+    hit: (name: string): void => {
+      if (name === 'verify.afterChunk' && (tables += 1) === 2) throw new Error('it died');
+    },
+  };
+  await expect(verify(pair, { failpoints: dying, jobs: 1 })).rejects.toThrow('it died');
+  const [known] = await pair.target.session.query(
+    'SELECT count(DISTINCT source_oid) AS tables FROM understudy.chunk',
+  );
+  const next = await verify(pair);
+  expect(next).toMatchObject({ scope: 'incremental', differences: 0 });
+  // The two that were done, the largest first, are not read again.
+  expect(Number(known?.['tables'])).toBeGreaterThanOrEqual(1);
+  expect(next.rows).toBeLessThan(1_000);
+});
+
+test('rows that a policy hides from the role end a verification, they are not passed over (trap 5)', async () => {
+  await using pair = await followPair([18, 18], BANK);
+  const { session, name, endpoint } = pair.source;
+  await session.query(ROWS);
+  await pair.caughtUp();
+  pair.source.dropRoleAfterwards(name);
+  await session.query(
+    `CREATE ROLE ${name} LOGIN REPLICATION PASSWORD 'password'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO ${name};
+     ALTER TABLE public.day ENABLE ROW LEVEL SECURITY; CREATE POLICY none ON public.day USING (false)`,
+  );
+  await expect(
+    verify(pair, { source: { ...endpoint, user: name, password: 'password' } }),
+  ).rejects.toMatchObject({ code: 'PRIVILEGE_MISSING' });
 });
 
 test('a repair is refused where no follower keeps its fence', async () => {

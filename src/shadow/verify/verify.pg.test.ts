@@ -158,7 +158,7 @@ test('what is not there, or is made otherwise, is a difference of its own', asyn
   ]);
 });
 
-test('text keys are matched whatever the collations of the two databases', async () => {
+test('text keys are matched whatever the collations of the two databases (trap 23, complaint 7)', async () => {
   await using source = await createTestDatabase(18);
   await using target = await createTestDatabase(18);
   const icu = `${target.name}_icu`;

@@ -144,7 +144,7 @@ test('after a failed fdatasync nothing more is confirmed or written, and the res
   );
 });
 
-test('many who wait for durability share few syncs', async () => {
+test('many who wait for durability share few syncs (pain 15)', async () => {
   const disk = new TestDisk();
   await using spool = await openTestSpool(scratch.newDirectory(), { openFile: disk.openFile });
   const source = play([]);

@@ -92,7 +92,7 @@ test('what a new connection cut off is not met again by who starts again', async
   expect(again).toEqual(source.committed);
 });
 
-test('whoever starts anywhere, after any trim and restart, gets exactly what is not applied', async () => {
+test('whoever starts anywhere, after any trim and restart, gets exactly what is not applied (trap 15, pain 3)', async () => {
   const share = fc.double({ min: 0, max: 1, noNaN: true });
   await fc.assert(
     fc.asyncProperty(
@@ -176,7 +176,7 @@ test('a message far larger than a block is carried whole', async () => {
   expect(applyAll(await readAll(spool, CREATED), CREATED).transactions).toEqual(source.committed);
 });
 
-test('durable follows whole transactions and keepalives, never half of one', async () => {
+test('durable follows whole transactions and keepalives, never half of one (pain 1)', async () => {
   await using spool = await openTestSpool(scratch.newDirectory());
   const source = play([]);
   source.transaction([row(1)]);
@@ -193,7 +193,7 @@ test('durable follows whole transactions and keepalives, never half of one', asy
   expect(await spool.writer.sync()).toBe(keepalive);
 });
 
-test('a position that is durable is still known after everything was trimmed', async () => {
+test('a position that is durable is still known after everything was trimmed (trap 16)', async () => {
   const directory = scratch.newDirectory();
   const source = play([]);
   source.transaction([row(1)]);
@@ -282,7 +282,7 @@ test('messages that are not nested as the protocol says are refused', async () =
   expect(() => spool.writer.append(commit, 0, commit.length, 0n)).toThrow('unexpected Commit');
 });
 
-test('the folder and its files are for their owner only', async () => {
+test('the folder and its files are for their owner only (trap 16)', async () => {
   const directory = scratch.newDirectory();
   await using spool = await openTestSpool(directory);
   await spool.writer.sync();

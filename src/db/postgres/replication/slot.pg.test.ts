@@ -25,7 +25,7 @@ const DEADLINE_MS = 20_000;
 const TABLE = 'CREATE TABLE public.t (id int PRIMARY KEY); INSERT INTO public.t VALUES (1)';
 
 test.each(TEST_VERSIONS)(
-  'on %i the exported snapshot and the stream together are every row once',
+  'on %i the exported snapshot and the stream together are every row once (pain 13)',
   async (version) => {
     await using db = await createTestDatabase(version, TABLE);
     // A name that needs quoting as an identifier and as a literal.
@@ -158,7 +158,7 @@ test('a missing publication shows at the first change (trap 14)', async () => {
 
 // Trap 3: a slot waits for write transactions of other databases and for prepared ones. One server of
 // the test's own, since the transactions would block the slots of every other test.
-test('an older write transaction blocks a slot: it is named, waited for, and nothing is left behind', async () => {
+test('an older write transaction blocks a slot: it is named, waited for, and nothing is left behind (trap 3, complaint 5)', async () => {
   await using server = await startTestServer({ version: 15 });
   const options = {
     ...APPLICATION,
@@ -277,26 +277,29 @@ test('the limits of a server are told apart from its other refusals', async () =
   expect(await identifySystem(slot.connection)).toMatchObject({ timeline: 1 });
 });
 
-test.each([14, 18] as const)('a slot of %i whose WAL was taken away is lost', async (version) => {
-  const settings = { max_slot_wal_keep_size: '1MB', min_wal_size: '32MB', max_wal_size: '32MB' };
-  await using server = await startTestServer({ version, settings });
-  await using admin = await openSession(server.endpoint, APPLICATION);
-  await admin.query(`SELECT pg_create_logical_replication_slot('late', 'pgoutput')`);
-  expect(await readSlot(admin, 'late')).toMatchObject({ invalidation: undefined });
-  for (let i = 0; i < 4; i += 1) {
-    await admin.query('CREATE TABLE public.t (); DROP TABLE public.t; SELECT pg_switch_wal()');
-  }
-  await admin.query('CHECKPOINT');
-  expect(await readSlot(admin, 'late')).toMatchObject({
-    walStatus: 'lost',
-    invalidation: 'wal_removed',
-  });
-  const options = { ...APPLICATION, endpoint: server.endpoint, slot: 'late', publication: 'p' };
-  await expect(
-    startReplication({ ...options, startLsn: lsn(0n), binary: false }),
-  ).rejects.toMatchObject({ code: 'SLOT_LOST' });
-  expect(await dropSlot(admin, 'late', DEADLINE_MS)).toBe(true);
-});
+test.each([14, 18] as const)(
+  'a slot of %i whose WAL was taken away is lost (pain 19)',
+  async (version) => {
+    const settings = { max_slot_wal_keep_size: '1MB', min_wal_size: '32MB', max_wal_size: '32MB' };
+    await using server = await startTestServer({ version, settings });
+    await using admin = await openSession(server.endpoint, APPLICATION);
+    await admin.query(`SELECT pg_create_logical_replication_slot('late', 'pgoutput')`);
+    expect(await readSlot(admin, 'late')).toMatchObject({ invalidation: undefined });
+    for (let i = 0; i < 4; i += 1) {
+      await admin.query('CREATE TABLE public.t (); DROP TABLE public.t; SELECT pg_switch_wal()');
+    }
+    await admin.query('CHECKPOINT');
+    expect(await readSlot(admin, 'late')).toMatchObject({
+      walStatus: 'lost',
+      invalidation: 'wal_removed',
+    });
+    const options = { ...APPLICATION, endpoint: server.endpoint, slot: 'late', publication: 'p' };
+    await expect(
+      startReplication({ ...options, startLsn: lsn(0n), binary: false }),
+    ).rejects.toMatchObject({ code: 'SLOT_LOST' });
+    expect(await dropSlot(admin, 'late', DEADLINE_MS)).toBe(true);
+  },
+);
 
 test('a source with wal_level=replica is refused with its own code', async () => {
   await using server = await startTestServer({ version: 17, settings: { wal_level: 'replica' } });

@@ -28,7 +28,7 @@ test.each([
   [15, 17],
   [16, 16],
 ] as const)(
-  'from %i to %i, values of every type hash alike on both and apart from each other',
+  'from %i to %i, values of every type hash alike on both and apart from each other (trap 22)',
   async (from, to) => {
     await using source = await createTestDatabase(from);
     await using target = await createTestDatabase(to);
@@ -102,7 +102,7 @@ const USER_VALUES: Readonly<Record<string, readonly string[]>> = {
 };
 
 test.each([14, 18] as const)(
-  'on %i, values of other types hash apart, NULL included',
+  'on %i, values of other types hash apart, NULL included (trap 22)',
   async (version) => {
     await using db = await createTestDatabase(version, PAIRS);
     for (const [type, values] of Object.entries(USER_VALUES)) {
