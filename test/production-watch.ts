@@ -10,7 +10,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
  *
  *     pg_blocking_pids(production) ∩ sessions named understudy…   every 100 ms
  *
- * What docs/checks.md announces under "What production can feel" is allowed, for as long as it says;
+ * What `check` announces (source-locks of docs/checks.md) is allowed, for as long as it says;
  * every other wait is wrong, however short it was. What lasts less than a sample may be missed, so the
  * workload's own statements are timed, too.
  */

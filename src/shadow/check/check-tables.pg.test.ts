@@ -153,6 +153,7 @@ test('what is not carried over, or may differ, is said and does not refuse', asy
     'foreign-key-outside foreign key "fk" of table "public"."t"',
     'materialized-view materialized view "public"."mv"',
     'publication-not-carried publication theirs',
+    'source-locks selection',
     'subscription-not-carried subscription ours',
     'table-rule rule "also" of table "public"."t"',
     'target-disk server',

@@ -60,6 +60,7 @@ export const CHECKS = {
   'publication-unsafe': 'refuse',
   'publication-fails': 'refuse',
   'publication-unproven': 'warn',
+  'source-locks': 'info',
   // schema changes
   'ddl-triggers-privilege': 'refuse',
   'ddl-triggers': 'info',

@@ -19,6 +19,8 @@ export async function checkTables(context: CheckContext): Promise<readonly Findi
   const findings: Finding[] = [];
   if (relations.tables.length === 0) {
     findings.push(finding('no-tables', 'selection', 'there is no table to copy'));
+  } else {
+    findings.push(finding('source-locks', 'selection', SOURCE_LOCKS));
   }
   findings.push(
     ...relations.unsupported.map(describeUnsupported),
@@ -33,6 +35,10 @@ export async function checkTables(context: CheckContext): Promise<readonly Findi
   );
   return findings;
 }
+
+const SOURCE_LOCKS =
+  'TRUNCATE, VACUUM FULL and ALTER TABLE on a selected table wait while a part of it is copied or verified, ' +
+  'and for a second or two while the definitions are read; reads and writes of rows wait for nothing';
 
 function describeUnsupported(table: UnsupportedTable): Finding {
   const object = describeTable(table);
