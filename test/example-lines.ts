@@ -96,6 +96,7 @@ export const EXAMPLE_RESULTS: {
     columns: ['status'],
     cause: null,
   },
+  returned: { type: 'returned', by: 'resume', table: { schema: 'shop', name: 'orders' } },
   repaired: { type: 'repaired', rows: 1, differences: 0 },
   shadow: {
     type: 'shadow',
@@ -114,6 +115,8 @@ export const EXAMPLE_RESULTS: {
     steps: 154,
     stepsDone: 154,
     stoppedTables: [],
+    stoppedSpoolBytesMax: 10 * 2 ** 30,
+    stoppedSpoolBytes: 0,
     largeObjects: null,
     definitionOnly: [],
     lag: null,

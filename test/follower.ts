@@ -39,6 +39,10 @@ export type FollowedPair = AsyncDisposable & {
 const CATCH_UP_MS = 30_000;
 
 export type FollowOptions = {
+  /** Of the spool. */
+  readonly segmentBytes?: number;
+  /** Of the spool, for stopped tables alone. */
+  readonly stoppedSpoolBytesMax?: number;
   /** When the target's tables differ from the source's. */
   readonly targetDdl?: string;
   /** Everything, when undefined. */
@@ -86,13 +90,16 @@ export async function followPair(
   );
   const spoolDirectory = await mkdtemp(join(tmpdir(), 'understudy-spool-'));
   owned.defer(async () => rm(spoolDirectory, { recursive: true, force: true }));
-  const { shadow, epoch } = await registerShadow({
+  const registered = await registerShadow({
     source,
     control,
     spoolDirectory,
     selection,
     maxLagMs: options.maxLagMs,
   });
+  const { epoch } = registered;
+  const { stoppedSpoolBytesMax = registered.shadow.stoppedSpoolBytesMax } = options;
+  const shadow = { ...registered.shadow, stoppedSpoolBytesMax };
 
   const events: ProgressEvent[] = [];
   const follower = owned.use(
@@ -101,6 +108,8 @@ export async function followPair(
       shadow,
       epoch,
       spoolDirectory,
+      jobs: 2,
+      ...(options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes }),
       clock: systemClock,
       log: recordingLogger(),
       report: (event) => {
@@ -113,7 +122,7 @@ export async function followPair(
   );
   const aborting = new AbortController();
   const ended = supervise(
-    [follower.spooling, follower.applying, follower.serving],
+    [follower.spooling, follower.applying, follower.serving, follower.returning],
     aborting.signal,
   ).catch((error: unknown) => {
     recordError(error);
@@ -194,6 +203,7 @@ async function catchUp(
   { ended, events }: Pick<FollowedPair, 'ended' | 'events'>,
 ): Promise<void> {
   const [row] = await source.session.query('SELECT pg_current_wal_insert_lsn() AS lsn');
+  using _ = await follower.gate.claim(AbortSignal.timeout(CATCH_UP_MS));
   const stands = follower.gate.close({
     kind: 'until',
     lsn: parseLsn(row?.['lsn'] ?? '') ?? lsn(0n),

@@ -65,6 +65,7 @@ async function run(): Promise<void> {
     log: createLogger('warn'),
     report: () => undefined,
     failpoints: createFailpoints(undefined),
+    jobs: 1,
     onFence: async () => undefined,
   });
   const stop = new AbortController();

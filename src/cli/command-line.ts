@@ -7,6 +7,8 @@ import { cloneCommand } from './clone.ts';
 import { demoCommand } from './demo.ts';
 import { dropCommand } from './drop.ts';
 import { describeFailure, exitCodeOf, printFailure, stackOf } from './failure.ts';
+import { reseedCommand } from './reseed.ts';
+import { resumeCommand } from './resume.ts';
 import { schemaCommand } from './schema-history.ts';
 import type { Shell } from './shell.ts';
 import { statusCommand } from './status.ts';
@@ -82,6 +84,8 @@ function createProgram(shell: Shell, finish: (exitCode: number) => void): Comman
     cloneCommand,
     verifyCommand,
     statusCommand,
+    resumeCommand,
+    reseedCommand,
     schemaCommand,
     dropCommand,
     demoCommand,

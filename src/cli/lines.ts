@@ -1,4 +1,5 @@
 import type { Difference } from '#src/core/difference.ts';
+import type { TableName } from '#src/core/table.ts';
 import type { Finding } from '#src/shadow/check/finding.ts';
 import type { RecordedVersion } from '#src/shadow/ddl/version-ledger.ts';
 import type { ShadowStatus } from '#src/shadow/status.ts';
@@ -41,6 +42,7 @@ export type ResultLine =
       /** Left after the repair. */
       readonly differences: number;
     }
+  | { readonly type: 'returned'; readonly by: 'resume' | 'reseed'; readonly table: TableName }
   | ({ readonly type: 'shadow' } & Nullable<ShadowStatus>)
   | ({ readonly type: 'schemaVersion'; readonly lsn: string } & Omit<RecordedVersion, 'lsn'>)
   | { readonly type: 'schemaHistory'; readonly versions: number }

@@ -151,11 +151,19 @@ const CATALOG = {
   },
   TABLE_CHANGED: {
     onError: 'halt',
-    hint: 'The table has another shape than when it was copied; drop the shadow and clone again.',
+    hint: 'Make the same change on the target and `understudy resume` it, or `understudy reseed` it.',
   },
   ROW_INCOMPLETE: {
     onError: 'halt',
     hint: 'Copy the table again: `understudy reseed --table T`, or drop the shadow and clone again.',
+  },
+  TABLE_STOPPED: {
+    onError: 'halt',
+    hint: '`understudy status` says what happened and what it waits for; the others go on.',
+  },
+  RETURN_REFUSED: {
+    onError: 'halt',
+    hint: 'Adapt the table on the target and ask again, or `understudy reseed` it.',
   },
   TABLE_DIVERGED: {
     onError: 'halt',

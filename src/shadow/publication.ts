@@ -20,9 +20,8 @@ import { findRefusedWrites } from './prove-writable.ts';
  */
 export function publicationSql(name: string, tables: readonly Table[]): string {
   assert(tables.length > 0, 'a publication without tables carries nothing');
-  const list = tables.map(publishedTableSql).join(', ');
   return (
-    `CREATE PUBLICATION ${quoteIdentifier(name)} FOR TABLE ${list} ` +
+    `CREATE PUBLICATION ${quoteIdentifier(name)} FOR TABLE ${tables.map(publishedTableSql).join(', ')} ` +
     `WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)`
   );
 }
@@ -31,7 +30,7 @@ export function publicationSql(name: string, tables: readonly Table[]): string {
  * A table as CREATE PUBLICATION and ALTER PUBLICATION … ADD TABLE name it, with its row filter and the
  * columns that are left. Servers before 15 know neither, and refuse what has one.
  */
-export function publishedTableSql(table: Table): string {
+function publishedTableSql(table: Table): string {
   const columns = copiedColumns(table).map(({ name }) => quoteIdentifier(name));
   const list = table.excludedColumns.length === 0 ? '' : ` (${columns.join(', ')})`;
   const filter = table.rowFilter === undefined ? '' : ` WHERE (${table.rowFilter})`;
@@ -64,18 +63,46 @@ export async function createPublication(options: {
     await session.execute(
       `COMMENT ON PUBLICATION ${quoteIdentifier(name)} IS ${quoteLiteral(COMMENT)}`,
     );
-    const [refused] = await findRefusedWrites(session, tables);
-    if (refused !== undefined) {
-      throw new OperatorError(
-        'PREFLIGHT_REFUSED',
-        `a publication would make ${refused.kind} fail on ${quoteTable(refused.table)}`,
-        { detail: { sqlstate: refused.sqlstate } },
-      );
-    }
+    await requireWritable(session, tables);
     const oid = await readPublication(session, name);
     assert(oid !== undefined, `publication ${name} vanished in its own transaction`);
     return { name, oid };
   });
+}
+
+/**
+ * Add the tables that it does not publish yet, as `createPublication` would: only if they keep accepting
+ * UPDATE and DELETE (trap 7). Changes are sent from the commit on; a snapshot that is to go with them must
+ * be taken later.
+ *
+ * Throws PUBLICATION_CHANGED when it is not the one with this oid, PRIVILEGE_MISSING, PREFLIGHT_REFUSED.
+ */
+export async function publishTables(
+  session: Session,
+  publication: Publication,
+  tables: readonly Table[],
+): Promise<void> {
+  await session.transaction(async () => {
+    await session.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'`);
+    await requirePublication(session, publication);
+    const published = await readPublishedTables(session, publication.oid);
+    const missing = tables.filter(({ oid }) => !published.has(oid));
+    if (missing.length === 0) return;
+    await session.execute(
+      `ALTER PUBLICATION ${quoteIdentifier(publication.name)} ADD TABLE ${missing.map(publishedTableSql).join(', ')}`,
+    );
+    await requireWritable(session, missing);
+  });
+}
+
+async function requireWritable(session: Session, tables: readonly Table[]): Promise<void> {
+  const [refused] = await findRefusedWrites(session, tables);
+  if (refused === undefined) return;
+  throw new OperatorError(
+    'PREFLIGHT_REFUSED',
+    `a publication would make ${refused.kind} fail on ${quoteTable(refused.table)}`,
+    { detail: { sqlstate: refused.sqlstate } },
+  );
 }
 
 const LOCK_TIMEOUT_MS = 10_000;

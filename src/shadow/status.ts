@@ -1,6 +1,8 @@
+import { formatLsn } from '#src/core/lsn.ts';
 import type { Lag, Phase } from '#src/core/progress.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { readDefinitionOnly } from '#src/shadow/definition-only.ts';
+import { readForeignNeighbours } from '#src/shadow/follow/foreign-neighbours.ts';
 import {
   type LargeObjectsRecord,
   readLargeObjects,
@@ -8,6 +10,7 @@ import {
 import { isLeaseHeld } from '#src/shadow/lease.ts';
 import {
   hasLedger,
+  type RelationRecord,
   readRelationRecords,
   readShadows,
   type ShadowRecord,
@@ -32,7 +35,10 @@ export type ShadowStatus = {
   readonly steps: number;
   readonly stepsDone: number;
   /** Tables that do not follow, and why: nothing may take them for in sync. */
-  readonly stoppedTables: readonly { readonly table: string; readonly reason: string }[];
+  readonly stoppedTables: readonly StoppedTable[];
+  /** The most of the spool that is kept for them alone, and how much is. */
+  readonly stoppedSpoolBytesMax: number;
+  readonly stoppedSpoolBytes: number;
   /** Undefined when the selection leaves them out. */
   readonly largeObjects: LargeObjectsStatus | undefined;
   /** Tables of which only the definition is on the target, and why: they are empty there. */
@@ -46,6 +52,22 @@ export type ShadowStatus = {
   /** Until the source's WAL reaches its budget at the present rate; undefined when it does not grow. */
   readonly sourceWalEtaMs: number | undefined;
   readonly verification: VerificationStatus | undefined;
+};
+
+/** A table that has stopped, or is on its way back (trap 19). */
+export type StoppedTable = {
+  readonly table: string;
+  readonly state: 'stopped' | 'pending' | 'copying' | 'catching up';
+  readonly code: string | undefined;
+  readonly reason: string;
+  /** When and where it stopped; it is the source as of there. */
+  readonly stoppedAt: string | undefined;
+  readonly stopLsn: string | undefined;
+  readonly waitsFor: 'resume' | 'reseed' | undefined;
+  /** What the spool keeps for it alone. */
+  readonly spoolBytes: number;
+  /** Tables that foreign keys connect with it: what those promise does not hold between them. */
+  readonly foreignKeys: readonly string[];
 };
 
 export type LargeObjectsStatus = Pick<
@@ -90,12 +112,10 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
       rowsCopied: copied.reduce((sum, { rows }) => sum + rows, 0),
       steps: Number(counts?.['steps'] ?? 0),
       stepsDone: Number(counts?.['steps_done'] ?? 0),
-      stoppedTables: relations
-        .filter(({ state }) => state === 'stopped')
-        .map(({ schema, name, stop }) => ({
-          table: `${schema}.${name}`,
-          reason: stop?.message ?? '',
-        })),
+      stoppedTables: await readStopped(target, shadowId, relations),
+      stoppedSpoolBytesMax: shadow.stoppedSpoolBytesMax,
+      // Segments are kept once, for all that need them.
+      stoppedSpoolBytes: Math.max(0, ...relations.map(({ spoolBytes }) => spoolBytes)),
       largeObjects: largeObjects === undefined ? undefined : largeObjectsOf(largeObjects),
       definitionOnly: (await readDefinitionOnly(target, shadowId)).map(
         ({ schema, name, reason }) => ({ table: `${schema}.${name}`, reason }),
@@ -109,6 +129,30 @@ export async function readStatus(target: Session): Promise<readonly ShadowStatus
     });
   }
   return statuses;
+}
+
+async function readStopped(
+  target: Session,
+  shadowId: string,
+  relations: readonly RelationRecord[],
+): Promise<readonly StoppedTable[]> {
+  const stopped: StoppedTable[] = [];
+  for (const relation of relations) {
+    const { sourceOid, schema, name, state, isInLane, stop, spoolBytes } = relation;
+    if (state === 'copied' || (state !== 'stopped' && !isInLane)) continue;
+    stopped.push({
+      table: `${schema}.${name}`,
+      state,
+      code: stop?.code,
+      reason: stop?.message ?? 'it is being added',
+      stoppedAt: stop?.at,
+      stopLsn: stop?.lsn === undefined ? undefined : formatLsn(stop.lsn),
+      waitsFor: stop?.waitsFor,
+      spoolBytes,
+      foreignKeys: await readForeignNeighbours(target, shadowId, sourceOid),
+    });
+  }
+  return stopped;
 }
 
 const COUNTS_SQL = `

@@ -21,10 +21,11 @@ import { startWorkload } from './workload.ts';
 const BEGIN = ['clone', 'identity', 'schema', 'largeObjects', 'copy'];
 const FOLLOW = ['chunking', 'step', 'sequences', 'spool', 'monitor', 'receive', 'apply'];
 const STOP = ['stop'];
+const RETURN = ['lane', 'reseed'];
 const FENCE = ['request'];
 const VERIFY = ['verify', 'repair', 'fence'];
 const DROP = ['drop'];
-const STAGES = [...BEGIN, ...FOLLOW, ...STOP, ...FENCE, ...VERIFY, ...DROP];
+const STAGES = [...BEGIN, ...FOLLOW, ...STOP, ...RETURN, ...FENCE, ...VERIFY, ...DROP];
 
 /**
  * What is done once is passed for good after its `after`, so `before` comes first in a family, and in the
@@ -45,6 +46,12 @@ const PHASES = [
   /^copy\..*(Hold|Restart)$/,
   /^copy\..*Finish$/,
   /^copy\..*End$/,
+  /^lane\.(?!.*(HandOver|Stop))/,
+  /^lane\..*HandOver$/,
+  /^lane\..*Stop$/,
+  /^reseed\..*Publication$/,
+  /^reseed\..*Snapshot$/,
+  /^reseed\.afterCopy$/,
   /^drop\.afterTarget$/,
 ];
 
@@ -93,6 +100,32 @@ async function endKeepers(shadow: Shadow): Promise<void> {
     client.query(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
                    WHERE datname = current_database() AND application_name LIKE '% keeper'`),
   );
+}
+
+/**
+ * While nobody follows, a table that does is the source as of the progress, and one in a lane as of that
+ * of the lane: let it have stopped there, and let somebody have asked to bring it back.
+ */
+async function askToReturn(shadow: Shadow, kind: 'resume' | 'reseed'): Promise<void> {
+  await withClient(shadow.target, async (client) =>
+    client.query(
+      `UPDATE understudy.relation r
+          SET state = 'stopped', is_in_lane = false, stop_code = 'TABLE_CHANGED', stop_message = 'test',
+              waits_for = 'resume', is_spooled = true, applied_lsn = NULL,
+              stop_lsn = coalesce(r.applied_lsn, pg_replication_origin_progress(s.origin_name, true))
+         FROM understudy.shadow s
+        WHERE s.shadow_id = r.shadow_id AND r.table_name = 'label' AND r.state IN ('copied', 'catching up');
+       DELETE FROM understudy.request WHERE kind IN ('resume', 'reseed');
+       INSERT INTO understudy.request (shadow_id, kind, state, tables, deadline)
+       SELECT shadow_id, '${kind}', 'open', '[{"schema": "app", "name": "label"}]', now() + interval '1 hour'
+         FROM understudy.shadow`,
+    ),
+  );
+}
+
+/** The lane meets a row that is not there. */
+async function divergeReturning(shadow: Shadow): Promise<void> {
+  await withClient(shadow.target, async (client) => client.query('DELETE FROM app.label'));
 }
 
 /** Rows that production changes all the time are not there. */
@@ -145,6 +178,11 @@ test(
     }
     for (const name of of(STOP)) {
       await diverge(shadow);
+      await dieAt(shadow, name);
+    }
+    for (const name of of(RETURN)) {
+      await askToReturn(shadow, name.startsWith('lane.') ? 'resume' : 'reseed');
+      if (name.endsWith('Stop')) await divergeReturning(shadow);
       await dieAt(shadow, name);
     }
     for (const name of of(FENCE)) {

@@ -22,6 +22,8 @@ const FOLLOWING: ShadowStatus = {
   steps: 154,
   stepsDone: 154,
   stoppedTables: [],
+  stoppedSpoolBytesMax: 10 * 2 ** 30,
+  stoppedSpoolBytes: 0,
   largeObjects: undefined,
   definitionOnly: [],
   lag: { ...EXAMPLE_EVENTS.lag, sourceWalBytes: 614_000_000, ageMs: 400 },
@@ -64,7 +66,19 @@ test('a shadow that needs a person says so, and how old its lag is', () => {
       phase: 'stopped',
       isRunning: false,
       stop: { code: 'TABLE_CHANGED', message: 'table shop.a has another shape' },
-      stoppedTables: [{ table: 'shop.a', reason: 'its shape\u001B[2J changed' }],
+      stoppedTables: [
+        {
+          table: 'shop.a',
+          state: 'stopped',
+          code: 'TABLE_CHANGED',
+          reason: 'its shape\u001B[2J changed',
+          stoppedAt: '2026-01-01T10:00:00+00:00',
+          stopLsn: '0/5A3B0000',
+          waitsFor: 'resume',
+          spoolBytes: 64 * 2 ** 20,
+          foreignKeys: ['shop.b'],
+        },
+      ],
       definitionOnly: [{ table: 'shop.cache', reason: 'it is unlogged' }],
       lag: { ...EXAMPLE_EVENTS.lag, ageMs: 65_000 },
       verification: undefined,
@@ -76,5 +90,9 @@ test('a shadow that needs a person says so, and how old its lag is', () => {
   expect(text).toContain('as of 1 m 05 s ago');
   expect(text).toContain('✘ table shop.a does not follow: its shape�[2J changed');
   expect(text).toContain('! table shop.cache has no rows here: it is unlogged');
+  expect(text).toContain(
+    'stopped 2026-01-01T10:00:00+00:00 at 0/5A3B0000; waits for `understudy resume`; ' +
+      '64 MB of the spool kept for it (at most 10 GB); foreign keys with shop.b',
+  );
   expect(text).toMatch(/verified +never/);
 });

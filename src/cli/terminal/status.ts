@@ -1,4 +1,4 @@
-import type { ShadowStatus } from '#src/shadow/status.ts';
+import type { ShadowStatus, StoppedTable } from '#src/shadow/status.ts';
 
 import {
   formatBytes,
@@ -34,13 +34,30 @@ export function statusLines(status: ShadowStatus, paint: Paint): string[] {
   return [
     paint('bold', `shadow ${status.shadowId}`),
     ...formatTable(rows.map((row) => row.map(printableCell))),
-    ...status.stoppedTables.map(({ table, reason }) =>
-      paint('red', printable(`  ✘ table ${table} does not follow: ${reason}`)),
-    ),
+    ...status.stoppedTables.flatMap((table) => stoppedLines(status, table, paint)),
     ...status.definitionOnly.map(({ table, reason }) =>
       paint('yellow', printable(`  ! table ${table} has no rows here: ${reason}`)),
     ),
     '',
+  ];
+}
+
+/** What happened to a table, since when, and what it waits for. */
+function stoppedLines(status: ShadowStatus, stopped: StoppedTable, paint: Paint): string[] {
+  const { table, state, reason, waitsFor, stopLsn, stoppedAt, spoolBytes, foreignKeys } = stopped;
+  const verb = state === 'stopped' ? 'does not follow' : `is ${state}`;
+  const since = [stoppedAt ?? '', stopLsn === undefined ? '' : `at ${stopLsn}`].filter(Boolean);
+  const kept = formatBytes(spoolBytes);
+  const keptMax = formatBytes(status.stoppedSpoolBytesMax);
+  const rest = [
+    since.length === 0 ? '' : `stopped ${since.join(' ')}`,
+    state === 'stopped' && waitsFor !== undefined ? `waits for \`understudy ${waitsFor}\`` : '',
+    spoolBytes === 0 ? '' : `${kept} of the spool kept for it (at most ${keptMax})`,
+    foreignKeys.length === 0 ? '' : `foreign keys with ${foreignKeys.join(', ')}`,
+  ].filter(Boolean);
+  return [
+    paint('red', printable(`  ✘ table ${table} ${verb}: ${reason}`)),
+    ...(rest.length === 0 ? [] : [printable(`      ${rest.join('; ')}`)]),
   ];
 }
 

@@ -7,6 +7,7 @@ import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/conne
 import { readLsn } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import { orAborted } from '#src/lib/or-aborted.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
 import { copyTables } from '#src/shadow/copy/copy.ts';
 import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.ts';
@@ -214,7 +215,9 @@ class Run {
     await using session = await openSession(source, { applicationName: `understudy ${shadowId}` });
     if (await isCopied(control, shadowId)) {
       // A run that died right after its last part may have left them; production cannot vacuum past them.
-      await endAllKeepers(session, shadowId);
+      const records = await readRelationRecords(control, shadowId);
+      // Those of a table that is copied again are still needed.
+      if (!records.some(({ isInLane }) => isInLane)) await endAllKeepers(session, shadowId);
     } else {
       await this.#enter('copying');
       await copyTables({
@@ -272,7 +275,9 @@ class Run {
       answerMsMax: ANSWER_MS_MAX,
     });
     const records = await readRelationRecords(this.#build.control, shadowId);
-    const starts = records.map((record) => record.startLsn ?? lsn(0n));
+    const starts = records
+      .filter(({ state }) => state === 'copied')
+      .map((record) => record.startLsn ?? lsn(0n));
     const complete = starts.reduce(
       (a, b) => (a > b ? a : b),
       this.#shadow.consistentLsn ?? lsn(0n),
@@ -290,6 +295,7 @@ class Run {
     await supervise(
       [
         follower.serving,
+        follower.returning,
         async (end) => this.#whenInStep(follower, session, end),
         async (end) => this.#watch(end),
         async (end) => this.#watchSchema(follower, end),
@@ -437,8 +443,4 @@ async function aborted(signal: AbortSignal): Promise<never> {
     if (signal.aborted) reject(signal.reason);
     signal.addEventListener('abort', () => reject(signal.reason), { once: true });
   });
-}
-
-async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return Promise.race([promise, aborted(signal)]);
 }

@@ -164,12 +164,28 @@ export async function recordRestart(
   await target.transaction(async () => {
     // The row first: who copies a part locks it before the table, in the same order.
     await recordStart(target, shadowId, generation, [started]);
-    await target.query(`TRUNCATE ONLY ${quoteTable(started.table)}`);
+    await emptyTable(target, started.table);
     await target.execute(
       'DELETE FROM understudy.part WHERE shadow_id = $1 AND source_oid = $2 AND generation < $3',
       [shadowId, started.table.oid, generation.generation],
     );
   });
+}
+
+/** TRUNCATE refuses a table that others refer to by foreign key. */
+async function emptyTable(target: Session, table: Table): Promise<void> {
+  const name = quoteTable(table);
+  const [row] = await target.query(
+    `SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint
+       WHERE contype = 'f' AND confrelid = $1::regclass AND conrelid <> confrelid) AS is_referred`,
+    [name],
+  );
+  if (row?.['is_referred'] !== 't') {
+    await target.query(`TRUNCATE ONLY ${name}`);
+    return;
+  }
+  await target.query('SET LOCAL session_replication_role = replica');
+  await target.query(`DELETE FROM ONLY ${name}`);
 }
 
 /** The table has all its parts; one that is in a lane needs the changes since its snapshot before it follows. */

@@ -5,12 +5,9 @@ import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
-import {
-  openWireConnection,
-  type WireConnection,
-} from '#src/db/postgres/connection/wire-connection.ts';
+import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import type { Clock } from '#src/lib/clock.ts';
-import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
+import type { ErrorCode, OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
@@ -25,11 +22,14 @@ import {
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
+import { type Memory, repeatAttempts } from './apply-attempts.ts';
+import { openApplyConnection } from './apply-connection.ts';
 import type { ApplyGate } from './apply-gate.ts';
 import { ApplyLoop } from './apply-loop.ts';
 import { ddlHandler } from './ddl-messages.ts';
 import { type FollowedTable, followedTable } from './followed-table.ts';
 import { FollowedTables } from './followed-tables.ts';
+import { readForeignNeighbours } from './foreign-neighbours.ts';
 import { type MessageHandlers, messageHandlers } from './logical-messages.ts';
 import type { LagMeter } from './monitor.ts';
 
@@ -56,106 +56,53 @@ export type ApplyChangesDeps = {
   readonly failpoints: Failpoints;
 };
 
-/** An attempt that ran for so long was no failure; the next one has all of its time. */
-const WORKED_MS = 10_000;
-/** What is under way when following ends has so long to end by itself, and again to be cancelled. */
-const GRACE_MS = 1_000;
-/** How long a lost target is waited for. */
-const GIVE_UP_MS = 60_000;
-const RETRY_FIRST_MS = 100;
-const RETRY_MAX_MS = 5_000;
 const ORIGIN_DEADLINE_MS = 30_000;
+const ORIGIN_RETRY_MS = 100;
 
-const APPLY_SETTINGS = {
-  // Progress is in the same transaction, so a lost tail of commits is applied again, as the native worker does.
-  synchronous_commit: 'off',
-  default_transaction_isolation: 'read committed',
-  // The plan of a set statement must not depend on the size of its first batch.
-  plan_cache_mode: 'force_generic_plan',
-  enable_seqscan: 'off',
-  enable_hashjoin: 'off',
-  enable_mergejoin: 'off',
-};
+/** Apply until aborted, or until it cannot go on. */
+export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
+  const said = new Set<string>();
+  /** A relation that the stream had and the ledger did not when it was read. */
+  let unknown: number | undefined;
+  await repeatAttempts(
+    deps,
+    {
+      attempt: async (memory) => {
+        await attempt(deps, { memory, said }, signal);
+        return 'again';
+      },
+      mend: async (error) => {
+        if (error.code === 'PUBLICATION_CHANGED') {
+          // A table may have been added since the tables were read.
+          const isNew = unknown !== error.detail['relation'];
+          unknown = Number(error.detail['relation']);
+          return isNew ? 'again' : undefined;
+        }
+        return (await stopTable(deps, error)) ? 'again' : undefined;
+      },
+    },
+    signal,
+  );
+}
 
-/** What an attempt leaves to the next. */
-type Memory = {
-  runningAtMs: number | undefined;
-  /** The transaction that it was reading. */
-  begunLsn: () => Lsn | undefined;
-  /** See ApplyLoopDeps. */
-  settleBefore: Lsn | undefined;
+type BetweenAttempts = {
+  readonly memory: Memory;
   /** Notices about changes of the schema, which come again with every attempt. */
   readonly said: Set<string>;
 };
 
-/** Apply until aborted, or until it cannot go on. */
-export async function applyChanges(deps: ApplyChangesDeps, signal: AbortSignal): Promise<void> {
-  const { clock, log } = deps;
-  const memory: Memory = {
-    runningAtMs: undefined,
-    begunLsn: () => undefined,
-    settleBefore: undefined,
-    said: new Set(),
-  };
-  let retryMs = RETRY_FIRST_MS;
-  let brokenAtMs: number | undefined;
-  for (;;) {
-    memory.runningAtMs = undefined;
-    memory.begunLsn = () => undefined;
-    try {
-      await attempt(deps, memory, signal);
-      // The tables are to be read again.
-      brokenAtMs = undefined;
-    } catch (error) {
-      signal.throwIfAborted();
-      if (mustSettleFirst(memory, error)) continue;
-      const stopped = await stopTable(deps, error).catch((failure: unknown) => ({ failure }));
-      if (stopped === true) continue;
-      const failure = stopped === false ? error : stopped.failure;
-      const now = clock.now();
-      const { runningAtMs } = memory;
-      if (
-        brokenAtMs === undefined ||
-        (runningAtMs !== undefined && now - runningAtMs > WORKED_MS)
-      ) {
-        brokenAtMs = now;
-        retryMs = RETRY_FIRST_MS;
-      }
-      if (!isTransient(failure) || now - brokenAtMs > GIVE_UP_MS) throw failure;
-      const code = failure instanceof OperatorError ? failure.code : 'unknown';
-      log.warn({ code, retryMs }, 'applying was interrupted');
-      await clock.sleep(retryMs, signal);
-      retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
-    }
-  }
-}
-
-/**
- * A table that was changed stops right before the transaction that shows it, and not before all of a
- * group: then what is left of it in the spool has the new shape from its first change on.
- */
-function mustSettleFirst(memory: Memory, error: unknown): boolean {
-  if (!(error instanceof OperatorError) || error.code !== 'TABLE_CHANGED') return false;
-  const begun = memory.begunLsn();
-  if (begun === undefined || memory.settleBefore === begun) return false;
-  memory.settleBefore = begun;
-  return true;
-}
-
-async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSignal): Promise<void> {
+async function attempt(
+  deps: ApplyChangesDeps,
+  { memory, said }: BetweenAttempts,
+  signal: AbortSignal,
+): Promise<void> {
   const { shadow, spool, meter, clock } = deps;
   await using target = await openSession(deps.target, {
     applicationName: `understudy ${shadow.shadowId}`,
     answerMsMax: ANSWER_MS_MAX,
   });
-  await using connection = await openWireConnection(deps.target, {
-    applicationName: `understudy ${shadow.shadowId} apply`,
-    settings: APPLY_SETTINGS,
-  });
-  using _ = cancelOnAbort(connection, clock, signal);
-  // By SET and not at startup, where a grant of the parameter does not count yet.
-  await connection.query('SET session_replication_role = replica');
-  await noticeLostClient(connection);
+  await using applying = await openApplyConnection(deps, signal);
+  const { connection } = applying;
   if (shadow.originName !== undefined) {
     await setupOrigin(connection, shadow.originName, clock, signal);
     deps.failpoints.hit('apply.afterOrigin');
@@ -180,7 +127,7 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
       session,
       reader,
       tables: new FollowedTables(tables),
-      messages: await allHandlers(deps, memory, target),
+      messages: await allHandlers(deps, said, target),
       gate: deps.gate,
       clock,
       failpoints: deps.failpoints,
@@ -194,44 +141,10 @@ async function attempt(deps: ApplyChangesDeps, memory: Memory, signal: AbortSign
   await loop.run(signal);
 }
 
-/**
- * A statement on the target may wait for a lock, or for ever behind a dead network. Nobody waits for it
- * once following ends: its transaction is rolled back.
- */
-function cancelOnAbort(connection: WireConnection, clock: Clock, signal: AbortSignal): Disposable {
-  const over = new AbortController();
-  const end = async (): Promise<void> => {
-    await clock.sleep(GRACE_MS, over.signal);
-    connection.cancel().catch(() => undefined);
-    await clock.sleep(GRACE_MS, over.signal);
-    connection.destroy();
-  };
-  const onAbort = (): void => void end().catch(() => undefined);
-  if (signal.aborted) onAbort();
-  signal.addEventListener('abort', onAbort, { once: true });
-  return {
-    [Symbol.dispose]: () => {
-      signal.removeEventListener('abort', onAbort);
-      over.abort();
-    },
-  };
-}
-
-/**
- * A backend that waits for a lock does not see that its client was killed, and would keep the origin and
- * the lease's row from the next runner. Not every platform of a server can tell.
- */
-async function noticeLostClient(connection: WireConnection): Promise<void> {
-  await connection.query(`SET client_connection_check_interval = '2s'`).catch((error: unknown) => {
-    // invalid_parameter_value
-    if (sqlstateOf(error) !== '22023') throw error;
-  });
-}
-
 /** Those of the main loop. */
 async function allHandlers(
   deps: ApplyChangesDeps,
-  { said }: Memory,
+  said: Set<string>,
   target: Session,
 ): Promise<MessageHandlers> {
   const { shadowId } = deps.shadow;
@@ -284,21 +197,20 @@ async function setupOrigin(
     } catch (error) {
       // object_in_use
       if (sqlstateOf(error) !== '55006' || clock.now() > deadlineMs) throw error;
-      await clock.sleep(RETRY_FIRST_MS, signal);
+      await clock.sleep(ORIGIN_RETRY_MS, signal);
     }
   }
 }
 
 /** Failures of one table, which `detail.relation` names. */
-const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
+export const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
   'TABLE_DIVERGED',
   'TABLE_CHANGED',
   'ROW_INCOMPLETE',
 ]);
 
 /** Stop the table that an error is about; false when it is about none. */
-async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolean> {
-  if (!(error instanceof OperatorError)) return false;
+async function stopTable(deps: ApplyChangesDeps, error: OperatorError): Promise<boolean> {
   if (!STOPS_A_TABLE.has(error.code)) return false;
   const { shadow, meter } = deps;
   const sourceOid = Number(error.detail['relation']);
@@ -312,10 +224,12 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
   await stopRelation(target, shadow.shadowId, sourceOid, tableStop(error, at));
   deps.failpoints.hit('stop.afterRecord');
   deps.log.error({ code: error.code, relation: sourceOid }, 'a table was stopped');
+  const others = await readForeignNeighbours(target, shadow.shadowId, sourceOid);
+  const spans = others.length === 0 ? '' : `, also ${others.join(', ')} that foreign keys connect`;
   deps.report({
     type: 'notice',
     level: 'warn',
-    message: `${error.message}; the table has stopped, the others go on`,
+    message: `${error.message}; the table has stopped, the others go on${spans}`,
   });
   return true;
 }
@@ -323,18 +237,12 @@ async function stopTable(deps: ApplyChangesDeps, error: unknown): Promise<boolea
 /** `waitsFor: 'reseed'` in the error's detail: rows were changed that the stream does not show. */
 export function tableStop(error: OperatorError, at: Lsn): TableStop {
   const { code, message, detail } = error;
+  // The values that such a row lacks are nowhere in the stream.
+  const needsCopy = detail['waitsFor'] === 'reseed' || code === 'ROW_INCOMPLETE';
   return {
     code,
     message,
     lsn: at,
-    waitsFor: detail['waitsFor'] === 'reseed' ? 'reseed' : 'resume',
+    waitsFor: needsCopy ? 'reseed' : 'resume',
   };
-}
-
-/** Failures that come from outside of the data: connections, deadlocks, resources, a server that restarts. */
-function isTransient(error: unknown): boolean {
-  if (!(error instanceof OperatorError)) return false;
-  if (error.code === 'CONNECTION_LOST' || error.code === 'CONNECTION_FAILED') return true;
-  const sqlstate = sqlstateOf(error) ?? '';
-  return ['08', '40', '53', '57'].includes(sqlstate.slice(0, 2)) || sqlstate === '55P03';
 }

@@ -1,4 +1,5 @@
 import type { Lsn } from '#src/core/lsn.ts';
+import { orAborted } from '#src/lib/or-aborted.ts';
 
 /**
  * Where the applier must stop: nowhere, at the next boundary between transactions, or before the first
@@ -13,9 +14,27 @@ export type GateLimit =
   | { readonly kind: 'until'; readonly lsn: Lsn };
 
 export class ApplyGate {
+  #turn: Promise<void> = Promise.resolve();
   #limit: GateLimit = { kind: 'open' };
   #standing = newStanding();
   readonly #listeners = new Set<() => void>();
+
+  /**
+   * Wait until nobody else has the gate; whoever closes it while others may has to. Disposing of the turn
+   * gives it to the next, and leaves the limit as it is.
+   */
+  async claim(signal: AbortSignal): Promise<Disposable> {
+    const before = this.#turn;
+    const over = Promise.withResolvers<void>();
+    this.#turn = before.then(async () => over.promise);
+    try {
+      await orAborted(before, signal);
+    } catch (error) {
+      over.resolve();
+      throw error;
+    }
+    return { [Symbol.dispose]: () => over.resolve() };
+  }
 
   /** Whether a transaction that commits at `commitLsn` has to wait. */
   isClosedFor(commitLsn: Lsn): boolean {
@@ -26,11 +45,6 @@ export class ApplyGate {
   /** Whether nothing is left to apply, given that the source has nothing more before `position`. */
   isReachedAt(position: Lsn): boolean {
     return this.isClosedFor(position);
-  }
-
-  /** Whether the loop must stand at the next boundary, whatever comes. */
-  get isClosedNow(): boolean {
-    return this.#limit.kind === 'now';
   }
 
   /**

@@ -169,7 +169,8 @@ export class ApplyLoop {
       return;
     }
     await this.#group.idle();
-    if (this.#deps.gate.isClosedNow) await this.#stand(signal);
+    // Whatever comes next commits after what was taken in.
+    if (this.#deps.gate.isClosedFor(this.#endLsn)) await this.#stand(signal, this.#endLsn);
   }
 
   /** The next block; undefined when the gate changed or an empty commit is due before it came. */
@@ -181,7 +182,7 @@ export class ApplyLoop {
     // Both may have happened while the last commit was under way.
     signal.throwIfAborted();
     const { isInTransaction } = this.#transactions;
-    if (gate.isClosedNow && !isInTransaction) return undefined;
+    if (gate.isClosedFor(this.#endLsn) && !isInTransaction) return undefined;
     signal.addEventListener('abort', stop, { once: true });
     if (this.#group.hasEnd && !isInTransaction) {
       clock.sleep(ApplyGroup.emptyCommitMs, wake.signal).then(stop, () => undefined);
@@ -198,13 +199,11 @@ export class ApplyLoop {
     }
   }
 
-  /** Commit, say so, and wait until the gate lets `commitLsn` (or, without one, anything) pass. */
-  async #stand(signal: AbortSignal, commitLsn?: Lsn): Promise<void> {
+  /** Commit, say so, and wait until the gate lets `commitLsn` pass. */
+  async #stand(signal: AbortSignal, commitLsn: Lsn): Promise<void> {
     const { gate, tables } = this.#deps;
     await this.#group.settle();
-    const mustStand = (): boolean =>
-      commitLsn === undefined ? gate.isClosedNow : gate.isClosedFor(commitLsn);
-    while (mustStand()) {
+    while (gate.isClosedFor(commitLsn)) {
       signal.throwIfAborted();
       const changed = Promise.withResolvers<void>();
       const stop = (): void => changed.reject(signal.reason);

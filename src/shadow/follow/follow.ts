@@ -19,10 +19,12 @@ import { applyChanges } from './apply-changes.ts';
 import { ApplyGate } from './apply-gate.ts';
 import { readSourceTimeline, requireDescendant, type SourceTimeline } from './failover.ts';
 import { sendHeartbeat } from './heartbeat.ts';
+import { runLanes } from './lanes.ts';
 import { LagMeter, monitor } from './monitor.ts';
 import { PublicationWatch } from './publication-watch.ts';
 import { Receiver } from './receiver.ts';
 import { serveRequests, voidRequests } from './requests.ts';
+import { letGoBefore, SpoolFloor } from './spool-floor.ts';
 
 /**
  * Following a source, in parts that start at different times:
@@ -40,10 +42,14 @@ export type FollowDeps = {
   readonly shadow: ShadowRecord;
   readonly epoch: bigint;
   readonly spoolDirectory: string;
+  /** Connections to each side that copy at the same time. */
+  readonly jobs: number;
   readonly clock: Clock;
   readonly log: Logger;
   readonly report: Report;
   readonly failpoints: Failpoints;
+  /** Of the spool, instead of its own choice. */
+  readonly segmentBytes?: number;
   /** Called while the target stands at a fence, before anybody is told. */
   readonly onFence: () => Promise<void>;
 };
@@ -55,6 +61,8 @@ export type Follower = AsyncDisposable & {
   readonly lookAtSchema: Wake;
   readonly spooling: Task;
   readonly applying: Task;
+  /** What brings stopped tables back, and new ones in; beside `applying`. */
+  readonly returning: Task;
   /** Fence requests of other commands; ends well when one asks the follower to end. */
   readonly serving: Task;
 };
@@ -106,7 +114,9 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       formerTimelines: found.ancestors.map(({ timeline }) => timeline),
       // An empty new spool is right only while the source still has everything that the target lacks.
       mode: confirmed <= applied ? 'create' : 'resume',
+      startLsn: applied,
       bytesMax: SPOOL_BYTES_MAX,
+      ...(deps.segmentBytes === undefined ? {} : { segmentBytes: deps.segmentBytes }),
       failpoints: deps.failpoints,
     }),
   );
@@ -143,10 +153,12 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     },
     known,
   );
+  await letGoBefore({ ...deps, target }, spool.startLsn);
   const records = await readRelationRecords(target, shadow.shadowId);
   const { publicationName, publicationOid } = names;
   const publication = new PublicationWatch({ name: publicationName, oid: publicationOid }, records);
   const nudge = async (): Promise<void> => sendHeartbeat(source, shadow.shadowId, clock.now());
+  const floor = new SpoolFloor();
   const resources = owned.move();
   return {
     gate,
@@ -159,6 +171,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       spool,
       receiver,
       meter,
+      floor,
       known,
     }),
     lookAtSchema,
@@ -167,6 +180,8 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
         { ...deps, spool, gate, meter, onUnknownTable: () => lookAtSchema.wake() },
         signal,
       ),
+    returning: async (signal) =>
+      runLanes({ ...deps, spool, gate, meter, floor, publication }, signal),
     serving: async (signal) => {
       const { shadowId } = shadow;
       const { onFence } = deps;
@@ -260,11 +275,11 @@ function spoolingTask(
     readonly spool: Spool;
     readonly receiver: Receiver;
     readonly meter: LagMeter;
+    readonly floor: SpoolFloor;
     readonly known: Lsn;
   },
 ): Task {
-  const { shadowId, sourceWalBytesMax, maxLagMs } = deps.shadow;
-  const shadow = { ...parts.names, shadowId, sourceWalBytesMax, maxLagMs };
+  const shadow = { ...deps.shadow, ...parts.names };
   return async (signal) => {
     try {
       await supervise(

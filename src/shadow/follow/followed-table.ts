@@ -23,7 +23,7 @@ export type FollowedTable = ApplyTable & {
 
 const UUID_OID = 2950;
 /** Types below it are built in, and their modifiers mean the same on every server. */
-const FIRST_NORMAL_OID = 16_384;
+export const FIRST_NORMAL_OID = 16_384;
 
 /** Throws TABLE_CHANGED when the target does not have its columns; a stopped table needs none. */
 export function followedTable(parts: {

@@ -14,6 +14,7 @@ import type { Applied } from './apply-group.ts';
 import { sendHeartbeat } from './heartbeat.ts';
 import type { PublicationWatch } from './publication-watch.ts';
 import type { Receiver } from './receiver.ts';
+import { earlier, keepForStopped, type SpoolFloor } from './spool-floor.ts';
 
 /**
  * Watches a shadow that is being spooled, once a second: the lag ladder, the source's WAL against its
@@ -26,6 +27,7 @@ export type MonitorDeps = {
     readonly slotName: string;
     readonly sourceWalBytesMax: number;
     readonly maxLagMs: number;
+    readonly stoppedSpoolBytesMax: number;
   };
   /** Sessions of its own; a commit of the target's is on disk when it returns. */
   readonly source: Session;
@@ -34,6 +36,7 @@ export type MonitorDeps = {
   readonly receiver: Receiver;
   readonly spool: Spool;
   readonly meter: LagMeter;
+  readonly floor: SpoolFloor;
   readonly clock: Clock;
   readonly log: Logger;
   readonly report: Report;
@@ -164,6 +167,7 @@ async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
   let isLate = await readIsLate(target, shadow.shadowId);
   for (;;) {
     const applied = meter.appliedLsn;
+    const pinned = deps.floor.below(applied);
     if (seen.source !== undefined) {
       const { head, sent, retainedBytes } = seen.source;
       const lag = {
@@ -180,6 +184,8 @@ async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
         sourceWalBytes: retainedBytes,
         sourceWalBytesMax: shadow.sourceWalBytesMax,
       };
+      // Before the commit below, which flushes what lanes have committed by now.
+      const kept = await keepForStopped(deps, applied);
       deps.failpoints.hit('monitor.beforePosition');
       const known = { lagMs: lag.lagMs, isExact: meter.isLagExact };
       const wasLate = isLate;
@@ -190,7 +196,7 @@ async function watchTarget(deps: MonitorDeps, seen: Seen, signal: AbortSignal): 
       });
       deps.failpoints.hit('monitor.afterPosition');
       // That commit was flushed, and so is every commit before it, the applied ones included.
-      await spool.trim(applied);
+      await spool.trim(earlier(kept, pinned));
       report({ type: 'lag', ...lag });
       if (isLate !== wasLate) tellLateness(deps, isLate, lag.lagMs);
     }

@@ -17,13 +17,22 @@ type PublishedTable = {
  */
 export class PublicationWatch {
   readonly #publication: Publication;
-  readonly #followed: readonly RelationRecord[];
+  #followed: readonly RelationRecord[];
   #fingerprint = '';
   #entries: ReadonlyMap<number, PublishedTable> = new Map();
 
   constructor(publication: Publication, records: readonly RelationRecord[]) {
     this.#publication = publication;
-    this.#followed = records.filter(({ state, key }) => state !== 'stopped' && key.length > 0);
+    this.#followed = records.filter(({ state }) => state === 'copied');
+  }
+
+  /** Watch a table from now on that follows again, or is new. */
+  add(record: RelationRecord): void {
+    this.#followed = [
+      ...this.#followed.filter((one) => one.sourceOid !== record.sourceOid),
+      record,
+    ];
+    this.#fingerprint = '';
   }
 
   /** Throws PUBLICATION_CHANGED. */

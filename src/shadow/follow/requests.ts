@@ -62,17 +62,24 @@ export async function serveRequests(deps: RequestsDeps, signal: AbortSignal): Pr
   let wake = new AbortController();
   await target.listen(requestChannel(shadowId), () => wake.abort());
   let served: string | undefined;
+  let turn: Disposable | undefined;
   for (;;) {
     const request = await nextRequest(target, shadowId, served);
     if (request?.kind === 'stop') {
       await answer(deps, request, 'released');
       return;
     }
-    if (request !== undefined) served = await serve(deps, request, signal);
-    else if (served !== undefined) {
+    if (request !== undefined) {
+      turn ??= await gate.claim(signal);
+      served = await serve(deps, request, signal);
+    } else if (served !== undefined) {
       // It vanished: nobody will release it.
       gate.open();
       served = undefined;
+    }
+    if (served === undefined) {
+      turn?.[Symbol.dispose]();
+      turn = undefined;
     }
     if (!wake.signal.aborted) {
       const either = AbortSignal.any([signal, wake.signal]);
@@ -103,7 +110,8 @@ async function nextRequest(
                  AND l.database = (SELECT oid FROM pg_catalog.pg_database
                                     WHERE datname = current_database()))) AS is_overdue
        FROM understudy.request
-      WHERE shadow_id = $1 AND state NOT IN ('released', 'expired', 'failed')
+      WHERE shadow_id = $1 AND kind IN ('fence', 'stop')
+        AND state NOT IN ('released', 'expired', 'failed')
       ORDER BY (request_id = $2::bigint) DESC NULLS LAST, request_id LIMIT 1`,
     [shadowId, served ?? null],
   );

@@ -19,6 +19,12 @@ export type SpoolIdentity = {
   readonly createdLsn: Lsn;
 };
 
+/** As it is in the folder. */
+export type StoredIdentity = SpoolIdentity & {
+  /** Later than `createdLsn` for a spool that was made anew: it never had what ended before. */
+  readonly startLsn: Lsn;
+};
+
 export const IDENTITY_NAME = 'identity';
 
 const identityFile = z.object({
@@ -28,30 +34,36 @@ const identityFile = z.object({
   timeline: z.number(),
   slot: z.string(),
   createdLsn: z.string(),
+  startLsn: z.string(),
 });
 
 /** The identity that a folder holds, or undefined when it holds none. */
-export async function readIdentity(directory: string): Promise<SpoolIdentity | undefined> {
+export async function readIdentity(directory: string): Promise<StoredIdentity | undefined> {
   const path = join(directory, IDENTITY_NAME);
-  let text: string;
+  let content: string;
   try {
-    text = await readFile(path, 'utf8');
+    content = await readFile(path, 'utf8');
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined;
     throw error;
   }
-  const { version, createdLsn, ...names } = parseIdentityFile(path, text);
+  const { version, createdLsn, startLsn, ...names } = parseIdentityFile(path, content);
   if (version !== FORMAT_VERSION) {
     throw corruptError(path, 0, `it has format ${version} instead of ${FORMAT_VERSION}`);
   }
-  return { ...names, createdLsn: parseLsn(createdLsn) ?? lsn(0n) };
+  return { ...names, createdLsn: position(createdLsn), startLsn: position(startLsn) };
 }
 
-export async function writeIdentity(directory: string, identity: SpoolIdentity): Promise<void> {
+function position(text: string): Lsn {
+  return parseLsn(text) ?? lsn(0n);
+}
+
+export async function writeIdentity(directory: string, identity: StoredIdentity): Promise<void> {
   const content: z.infer<typeof identityFile> = {
     version: FORMAT_VERSION,
     ...identity,
     createdLsn: formatLsn(identity.createdLsn),
+    startLsn: formatLsn(identity.startLsn),
   };
   await replaceFile(directory, IDENTITY_NAME, `${JSON.stringify(content)}\n`);
 }

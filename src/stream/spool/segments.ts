@@ -19,6 +19,7 @@ export class Segments {
   readonly changes = new Changes();
   /** Set once the spool cannot be written any more in this process; readers stop too. */
   broken: Error | undefined;
+  readonly #startLsn: Lsn;
   readonly #failpoints: Failpoints;
   readonly #writtenBytes = new Map<number, number>();
   readonly #readers = new Set<{ readonly segment: number }>();
@@ -26,10 +27,33 @@ export class Segments {
   #last = FIRST_SEGMENT - 1;
   #isTrimming = false;
 
-  constructor(directory: string, tracker: TransactionTracker, failpoints: Failpoints) {
+  constructor(
+    directory: string,
+    tracker: TransactionTracker,
+    startLsn: Lsn,
+    failpoints: Failpoints,
+  ) {
     this.directory = directory;
+    this.#startLsn = startLsn;
     this.#failpoints = failpoints;
     this.tracker = tracker;
+  }
+
+  /** Every transaction that ended after it is here, as far as it was received. */
+  get startLsn(): Lsn {
+    const oldest = this.tracker.segments.values().next().value;
+    if (oldest === undefined || oldest.segment === FIRST_SEGMENT) return this.#startLsn;
+    return oldest.commitEndBefore > this.#startLsn ? oldest.commitEndBefore : this.#startLsn;
+  }
+
+  /** What is kept for a reader from `from` that one from `until` does not need. */
+  bytesBetween(from: Lsn, until: Lsn): number {
+    const [first, end] = [this.tracker.neededFrom(from), this.tracker.neededFrom(until)];
+    let bytes = 0;
+    for (const [segment, written] of this.#writtenBytes) {
+      if (segment >= first && segment < end) bytes += written;
+    }
+    return bytes;
   }
 
   /** On disk, over all segments. */
@@ -67,12 +91,11 @@ export class Segments {
    * SPOOL_MISSING when something after it was trimmed: the target has lost what it had confirmed.
    */
   startFor(applied: Lsn): number {
-    const oldest = this.tracker.segments.values().next().value;
-    assert(oldest, 'a spool has a segment');
-    if (oldest.segment > FIRST_SEGMENT && applied < oldest.commitEndBefore) {
+    const { startLsn } = this;
+    if (applied < startLsn) {
       throw new OperatorError(
         'SPOOL_MISSING',
-        `the target is at ${formatLsn(applied)}, but the spool in ${this.directory} was trimmed up to ${formatLsn(oldest.commitEndBefore)}`,
+        `the target is at ${formatLsn(applied)}, but the spool in ${this.directory} begins at ${formatLsn(startLsn)}`,
       );
     }
     return Math.min(this.#last, this.tracker.neededFrom(applied));

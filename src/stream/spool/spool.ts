@@ -61,6 +61,8 @@ export type SpoolOptions = {
   readonly identity: SpoolIdentity;
   /** Also open a spool of one of these, which stays as it is until `moveTo` says otherwise. */
   readonly formerTimelines?: readonly number[];
+  /** From where on a spool that is made now will have everything, if not from the slot's creation. */
+  readonly startLsn?: Lsn;
   /** `create` also opens a spool that is there, if its identity is the same; `resume` demands one. */
   readonly mode: 'create' | 'resume';
   /** The most that the spool may hold on disk; past it the writer has no room. */
@@ -84,6 +86,7 @@ const QUEUE_BYTES_MAX = 8 * 1024 * 1024;
  */
 export async function openSpool(options: SpoolOptions): Promise<Spool> {
   const { directory, identity, failpoints = NO_FAILPOINTS } = options;
+  const { startLsn = identity.createdLsn } = options;
   await using cleanup = new AsyncDisposableStack();
   try {
     await prepareDirectory(directory, options.mode);
@@ -92,13 +95,14 @@ export async function openSpool(options: SpoolOptions): Promise<Spool> {
     if (found) checkIdentity(directory, found, identity, options.formerTimelines ?? []);
     else if (options.mode === 'create') {
       failpoints.hit('identity.before');
-      await writeIdentity(directory, identity);
+      await writeIdentity(directory, { ...identity, startLsn });
       failpoints.hit('identity.after');
     } else throw missingError(directory);
 
     const segments = new Segments(
       directory,
       new TransactionTracker(identity.createdLsn),
+      found?.startLsn ?? startLsn,
       failpoints,
     );
     const start = await recoverSegments(segments);
@@ -134,6 +138,16 @@ export class Spool implements AsyncDisposable {
     return this.#segments.directory;
   }
 
+  /** Every transaction that ended after it is here, as far as it was received. */
+  get startLsn(): Lsn {
+    return this.#segments.startLsn;
+  }
+
+  /** What is kept on disk for whoever has applied up to `from`, and not for who has up to `until`. */
+  bytesBetween(from: Lsn, until: Lsn): number {
+    return this.#segments.bytesBetween(from, until);
+  }
+
   /** On disk. */
   get bytes(): number {
     return this.#segments.bytes;
@@ -166,7 +180,7 @@ export class Spool implements AsyncDisposable {
    * The source is proven to go on, on another timeline, with all that is in here. On disk when it returns.
    */
   async moveTo(identity: SpoolIdentity): Promise<void> {
-    await writeIdentity(this.directory, identity);
+    await writeIdentity(this.directory, { ...identity, startLsn: this.startLsn });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

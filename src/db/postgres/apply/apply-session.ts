@@ -63,7 +63,11 @@ const OTHER_CLASSES = new Set(['08', '25', '26', '28', '40', '53', '55', '57', '
 const DIVISION_BY_ZERO = '22012';
 
 /** Where progress is kept: see `ledger-schema.ts`. */
-export type ProgressKind = { readonly kind: 'origin' } | { readonly kind: 'table' };
+export type ProgressKind =
+  | { readonly kind: 'origin' }
+  | { readonly kind: 'table' }
+  /** Of a lane, which applies one table. */
+  | { readonly kind: 'relation'; readonly sourceOid: number };
 
 export type ApplyCommit = {
   readonly endLsn: Lsn;
@@ -275,7 +279,11 @@ export class ApplySession {
       return `SELECT pg_catalog.pg_replication_origin_xact_setup(${position}, ${time}::timestamptz)`;
     }
     const id = quoteLiteral(this.#shadowId);
-    const update = `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${id}`;
+    const update =
+      this.#progress.kind === 'table'
+        ? `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${id}`
+        : `UPDATE understudy.relation SET applied_lsn = ${position} WHERE shadow_id = ${id}
+             AND source_oid = ${this.#progress.sourceOid} AND state = 'catching up'`;
     return `WITH u AS (${update} RETURNING 1) ${present('SELECT FROM u')}`;
   }
 
