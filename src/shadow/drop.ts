@@ -210,7 +210,9 @@ async function undoAdjustments(target: Session, shadowId: string): Promise<numbe
     } catch (error) {
       // The object is gone, and its adjustment with it: undefined_table, undefined_object, undefined_column.
       // Or it is a NOT NULL, and the column is still as empty as it was excluded to be: not_null_violation.
-      if (!['42P01', '42704', '42703', '23502'].includes(sqlstateOf(error) ?? '')) throw error;
+      // Or it is a CHECK of a partition, and came back with that of its parent: duplicate_object.
+      if (!['42P01', '42704', '42703', '23502', '42710'].includes(sqlstateOf(error) ?? ''))
+        throw error;
       await target.query('ROLLBACK TO SAVEPOINT undo');
     }
   }
