@@ -109,7 +109,7 @@ describe('what a table became, by OID and attnum', () => {
       'does not accept NULL any more',
     ],
     ['another key', { key: [2] }, 'resume', 'its rows are named by "total" now'],
-    ['no key', { key: [] }, 'resume', 'it has no replica identity any more'],
+    ['no key', { key: [] }, 'reseed', 'it has no replica identity any more'],
     ['REPLICA IDENTITY FULL', { identity: 'f' }, 'resume', 'REPLICA IDENTITY FULL'],
     ['the same key by an index', { identity: 'i' }, 'goes on', 'REPLICA IDENTITY USING INDEX'],
     ['ATTACH', { partitionOf: 16_000 }, 'resume', 'it was attached as a partition'],

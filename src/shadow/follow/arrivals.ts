@@ -129,20 +129,23 @@ export class Arrivals {
   async #recordArrival(table: Table, records: readonly RelationRecord[]): Promise<void> {
     const { target, shadowId } = this.#deps;
     const name = quoteTable(table);
-    const isReplacement = records.some((record) => quoteTable(record) === name);
-    const what = isReplacement
-      ? 'it appeared on the source in the place of another table of that name'
-      : 'it appeared on the source after the shadow was made';
+    if (records.some((record) => quoteTable(record) === name)) {
+      // One row a name: that of the table which is gone stops, and `reseed` takes the new one in its place.
+      this.#say(
+        `table ${name} of the source is another one of that name now; it waits for \`understudy reseed\``,
+      );
+      return;
+    }
     await target.execute(
       `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state,
                                         stop_code, stop_message, waits_for, stopped_at)
-       VALUES ($1, $2, $3, $4, 'stopped', 'TABLE_CHANGED', $5, 'reseed', now())
+       VALUES ($1, $2, $3, $4, 'stopped', 'TABLE_CHANGED',
+               'it appeared on the source after the shadow was made', 'reseed', now())
        ON CONFLICT DO NOTHING`,
-      [shadowId, table.oid, table.schema, table.name, what],
+      [shadowId, table.oid, table.schema, table.name],
     );
     this.#say(
-      `table ${name} appeared on the source${isReplacement ? ' in the place of another of that name' : ''} ` +
-        'and is not followed; it waits for `understudy reseed`',
+      `table ${name} appeared on the source and is not followed; it waits for \`understudy reseed\``,
     );
   }
 }

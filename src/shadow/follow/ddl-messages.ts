@@ -7,6 +7,7 @@ import {
   REPLACED,
   rewriteChange,
   type SchemaChange,
+  withoutColumns,
   worstVerdict,
 } from '#src/core/schema-change.ts';
 import type { RelationShape } from '#src/core/schema-shape.ts';
@@ -15,6 +16,7 @@ import { OperatorError } from '#src/lib/errors.ts';
 import { type DdlMessage, parseDdlMessage } from '#src/shadow/ddl/ddl-message.ts';
 import { type LatestVersion, type NewVersion, versionSql } from '#src/shadow/ddl/version-ledger.ts';
 
+import type { FollowedTable } from './followed-table.ts';
 import type { LogicalMessage, MessageEffect, MessageHandler } from './logical-messages.ts';
 
 /**
@@ -55,9 +57,15 @@ export function ddlHandler(deps: DdlDeps): MessageHandler {
       deps.onUnknown();
       return undefined;
     }
-    if (ddl.relations.some(({ oid }) => !versions.knows(oid))) deps.onUnknown();
+    if (ddl.relations.some((shape) => !versions.knows(shape.oid) || isUnwritable(shape)))
+      deps.onUnknown();
     return { statements: effects(deps, versions, message, ddl) };
   };
+}
+
+/** While it is published, production's UPDATE fails (trap 7). */
+function isUnwritable(shape: RelationShape): boolean {
+  return shape.kind === 'r' && shape.key.length === 0 && shape.identity !== 'f';
 }
 
 /** Shapes by source OID, as of the messages that were taken in. */
@@ -105,7 +113,7 @@ function effects(
   { commitLsn, tables }: LogicalMessage,
   ddl: Described,
 ): readonly string[] {
-  const noted = noteChanges(versions, commitLsn, ddl);
+  const noted = noteChanges(versions, { commitLsn, tables }, ddl);
   const stopping = noted.find(
     ({ oid, changes }) =>
       worstVerdict(changes) !== 'goes on' && tables.get(oid)?.isStopped === false,
@@ -125,7 +133,11 @@ function effects(
   });
 }
 
-function noteChanges(versions: Versions, commitLsn: Lsn, ddl: Described): readonly Noted[] {
+function noteChanges(
+  versions: Versions,
+  { commitLsn, tables }: Pick<LogicalMessage, 'commitLsn' | 'tables'>,
+  ddl: Described,
+): readonly Noted[] {
   const noted = new Map<number, Noted>();
   for (const after of ddl.relations) {
     for (const before of versions.detached(after, commitLsn)) {
@@ -136,7 +148,12 @@ function noteChanges(versions: Versions, commitLsn: Lsn, ddl: Described): readon
   for (const after of ddl.relations) {
     const before = versions.shapeBefore(after.oid, commitLsn);
     if (before === undefined) continue;
-    const changes = changesOf(before, after, ddl);
+    const excluded = excludedColumns(before, tables.get(after.oid));
+    const changes = changesOf(
+      withoutColumns(before, excluded),
+      withoutColumns(after, excluded),
+      ddl,
+    );
     // What a look saw may have come by a message of a trigger before.
     if (ddl.event === 'look' && changes.length === 0) continue;
     noted.set(after.oid, { oid: after.oid, before, after, changes });
@@ -158,6 +175,21 @@ function noteChanges(versions: Versions, commitLsn: Lsn, ddl: Described): readon
     noted.set(table, { oid: table, before, after: before, changes: [] });
   }
   return [...noted.values()];
+}
+
+/** Columns that the shadow leaves out: whatever becomes of them, neither side notices. */
+function excludedColumns(
+  before: RelationShape,
+  table: FollowedTable | undefined,
+): ReadonlySet<number> {
+  const streamed = table?.record.columns ?? [];
+  if (streamed.length === 0) return new Set();
+  const attnums = new Set(streamed.map(({ attnum }) => attnum));
+  return new Set(
+    before.columns
+      .filter(({ attnum, generated }) => generated === '' && !attnums.has(attnum))
+      .map(({ attnum }) => attnum),
+  );
 }
 
 function changesOf(

@@ -17,7 +17,8 @@ import {
   readPosition,
   recordFirstVersions,
 } from '#src/shadow/ddl/version-ledger.ts';
-import { readRelationRecords } from '#src/shadow/ledger.ts';
+import { forgetRelation, type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
+import { findExistingRelations } from '#src/shadow/schema/restore.ts';
 
 import { Arrivals } from './arrivals.ts';
 import { FileWatch } from './file-watch.ts';
@@ -76,6 +77,24 @@ export class SchemaWatch {
       await this.#recordFirst([...arrived, ...relations.partitioned.map(({ oid }) => oid)]);
     }
     await this.#files.judge(areTriggersOn);
+    await this.#forgetGone(records);
+  }
+
+  /** A table that is gone from both sides is of no shadow any more. */
+  async #forgetGone(records: readonly RelationRecord[]): Promise<void> {
+    const { target, shadowId } = this.#deps;
+    const gone = records.filter(
+      ({ state, sourceOid }) => state === 'stopped' && this.#seen?.get(sourceOid) === undefined,
+    );
+    if (gone.length === 0) return;
+    const left = new Set((await findExistingRelations(target, gone)).map(quoteTable));
+    for (const record of gone.filter((one) => !left.has(quoteTable(one)))) {
+      if (await forgetRelation(target, shadowId, record.sourceOid)) {
+        this.#say(
+          `table ${quoteTable(record)} is gone from both sides, and not of the shadow any more`,
+        );
+      }
+    }
   }
 
   async #readSeen(): Promise<Map<number, RelationShape | undefined>> {
