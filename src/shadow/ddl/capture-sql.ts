@@ -197,8 +197,9 @@ END
 $capture$`;
 }
 
+/** As bytes of UTF8: a message crosses as it was written, whatever the encoding of the database. */
 function emit(content: string): string {
-  return `PERFORM pg_catalog.pg_logical_emit_message(true, ${quoteLiteral(DDL_PREFIX)}, ${content})`;
+  return `PERFORM pg_catalog.pg_logical_emit_message(true, ${quoteLiteral(DDL_PREFIX)}, pg_catalog.convert_to(${content}, 'UTF8'))`;
 }
 
 /** What installs the capture; each statement may be run again. */

@@ -215,13 +215,13 @@ test('production may do what it could before, whatever becomes of the capture (t
   const late = ', boolean';
   // The owner of the function may do nothing any more, not even say so.
   await session.query(
-    `REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text${late}) FROM PUBLIC`,
+    `REVOKE EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, bytea${late}) FROM PUBLIC`,
   );
   await session.query(`ALTER FUNCTION understudy.understudy_${ID}_ddl() OWNER TO ${role}`);
   await session.query('ALTER TABLE public.theirs ADD e int; DROP TABLE public.deep');
   expect(await decoded()).toEqual([]);
   await session.query(
-    `GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text${late}) TO PUBLIC`,
+    `GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, bytea${late}) TO PUBLIC`,
   );
 
   await session.query(`DROP FUNCTION understudy.understudy_${ID}_ddl() CASCADE`);

@@ -42,7 +42,7 @@ export async function sendLook(
     }),
   );
   await source.query(
-    `SELECT pg_catalog.pg_logical_emit_message(true, $1, m) FROM unnest($2::text[]) AS m`,
+    `SELECT pg_catalog.pg_logical_emit_message(true, $1, pg_catalog.convert_to(m, 'UTF8')) FROM unnest($2::text[]) AS m`,
     [DDL_PREFIX, messages],
   );
 }

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import * as fc from 'fast-check';
 import { afterAll, expect, test, vi } from 'vitest';
 
+import { OperatorError } from '#src/lib/errors.ts';
 import { type SentTransaction, type SourceEvent, ScriptedTarget } from '#test/pgoutput-source.ts';
 import {
   anySizes,
@@ -22,6 +23,7 @@ import {
 
 import { listSegments, segmentPath } from './files.ts';
 import { HEADER_BYTES } from './format.ts';
+import { Spool } from './spool.ts';
 
 // Most of the time goes into fsync, and a shared disk can be slow.
 vi.setConfig({ testTimeout: 30_000 });
@@ -149,6 +151,58 @@ test('a file cut anywhere opens with the whole blocks before the cut', async () 
     // The whole blocks, and the new segment's relations, none here, and reset.
     expect(reopened.bytes).toBe((last?.next.offset ?? 0) + 2 * HEADER_BYTES);
   }
+});
+
+test('a bit that flips, or an end that is missing, anywhere: refused, or a prefix of what was appended', async () => {
+  const share = fc.double({ min: 0, max: 0.999, noNaN: true });
+  const outcomes = { refused: 0, prefix: 0 };
+  await fc.assert(
+    fc.asyncProperty(
+      anySteps,
+      anySizes,
+      fc.tuple(share, share, share),
+      fc.option(fc.nat(7), { nil: undefined }),
+      async (steps, sizes, [syncAt, segmentAt, byteAt], bit) => {
+        const { events } = play(steps);
+        await using spool = await openTestSpool(scratch.newDirectory(), sizes);
+        const synced = Math.floor(syncAt * events.length);
+        await appendAll(spool, events.slice(0, synced));
+        await spool.writer.sync();
+        await appendAll(spool, events.slice(synced));
+        await spool.writer.flush();
+        const crashed = await scratch.crash(spool.directory);
+        const segments = await listSegments(crashed);
+        const segment = segments[Math.floor(segmentAt * segments.length)] ?? 0;
+        const path = segmentPath(crashed, segment);
+        const content = await readFile(path);
+        const at = Math.floor(byteAt * content.length);
+        if (bit === undefined) await truncate(path, at);
+        else {
+          content[at] = content[at]! ^ (1 << bit);
+          await writeFile(path, content);
+        }
+        const whole = applyEvents(events);
+        const opened = await openTestSpool(crashed, sizes).catch((error: unknown) => error);
+        if (!(opened instanceof Spool)) {
+          outcomes.refused += 1;
+          if (!(opened instanceof OperatorError) || opened.code !== 'SPOOL_CORRUPT') throw opened;
+          return;
+        }
+        await using reopened = opened;
+        outcomes.prefix += 1;
+        const found = applyAll(await readAll(reopened, CREATED), CREATED).transactions;
+        expect(found).toEqual(whole.slice(0, found.length));
+        // Whoever confirmed more than this looks like it was ahead of the spool, and is refused.
+        expect(found.every(({ endLsn }) => endLsn <= reopened.durableLsn)).toBe(true);
+        await appendAll(reopened, events);
+        await reopened.writer.flush();
+        const again = applyAll(await readAll(reopened, CREATED), CREATED).transactions;
+        expect(again).toEqual(whole);
+      },
+    ),
+    { numRuns: 60, seed: 49 },
+  );
+  expect(Math.min(outcomes.refused, outcomes.prefix)).toBeGreaterThan(8);
 });
 
 test('a flipped bit in anything that was synced is refused with file and offset', async () => {
