@@ -29,7 +29,8 @@ CREATE TYPE public.pair AS (name text, amount numeric);`;
 
 /** Values that `=` takes for one another, or has no answer for; all of a column differ in text. */
 const VALUES: Readonly<Record<string, readonly string[]>> = {
-  int4: ['1', '2'],
+  int4: ['1', '0'],
+  date: [`'1970-01-01'`, `'infinity'`],
   text: [
     `''`,
     `'zqrow'`,
@@ -37,6 +38,9 @@ const VALUES: Readonly<Record<string, readonly string[]>> = {
     `E'tab\\tand\\nnewline'`,
     `'"quoted", (so)'`,
     `repeat('zqrow', 500)`,
+    // As long, and one that reads like their length.
+    `repeat('zqROW', 500)`,
+    `'2500'`,
   ],
   bytea: [
     `''`,
@@ -66,7 +70,7 @@ const VALUES: Readonly<Record<string, readonly string[]>> = {
   bit: [`'0'`, `'1'`],
   'bit varying(9)': [`''`, `'0'`, `'00'`],
   point: [`'(0,0)'`, `'(-0,0)'`, `'(NaN,1)'`],
-  uuid: [`'00000000-0000-0000-0000-000000000001'`],
+  uuid: [`'00000000-0000-0000-0000-000000000001'`, `'00000000-0000-0000-0000-000000000000'`],
 };
 
 const TEXT_VALUES: Readonly<Record<string, readonly string[]>> = {

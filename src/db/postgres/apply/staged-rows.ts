@@ -33,7 +33,7 @@ export function copyStaged(table: ApplyTable): string {
   return copyInto(stagedTable(table), table);
 }
 
-/** A value longer than this stands for itself by its length until everything else is the same. */
+/** A value longer than this is stood for by its length until everything else is the same. */
 const SHORT_BYTES_MAX = 2_000;
 
 /**
@@ -48,15 +48,15 @@ export function removeStaged(table: ApplyTable): {
   // The second is no equality that a hash join would take: it is asked of the few rows that are alike in short.
   const remove = `
     WITH s AS MATERIALIZED (
-      SELECT ${wholeText(table, 'r')} AS whole, ${shortText(table, 'r')} AS short, count(*) AS n,
+      SELECT ${shortText(table, 'r')} AS short, ${longText(table, 'r')} AS long, count(*) AS n,
              row_number() OVER () AS id
         FROM ${stagedTable(table)} AS r GROUP BY 1, 2)
     DELETE FROM ONLY ${quoteTable(table.name)} WHERE ctid = ANY (ARRAY (
       SELECT m.place
         FROM (SELECT t.ctid AS place, s.n, row_number() OVER (PARTITION BY s.id) AS i
-                FROM ONLY ${quoteTable(table.name)} AS t
+                FROM ${likelyRows(table)} AS t
                 JOIN s ON ${shortText(table, 't')} = s.short
-                      AND ${wholeText(table, 't')} IS NOT DISTINCT FROM s.whole) AS m
+                      AND ${longText(table, 't')} IS NOT DISTINCT FROM s.long) AS m
        WHERE m.i <= m.n))`;
   return {
     before: Object.entries(SCAN_SETTINGS).map(([name, [on]]) => `SET LOCAL ${name} = ${on}`),
@@ -75,20 +75,71 @@ const SCAN_SETTINGS: Readonly<Record<string, readonly [string, string]>> = {
   jit: ['off', 'DEFAULT'],
 };
 
-/** The text of a row of `alias`, in which every value can be told from every other, NULL too. */
-function wholeText(table: ApplyTable, alias: string): string {
-  const values = table.columns.map(({ name }) => `${alias}.${quoteIdentifier(name)}`);
-  return rowText(values);
+/**
+ * Types of fixed length, and a value of each for NULL, which no hash finds. Of values with the same text `=`
+ * is true. Those that differ from row to row come first.
+ */
+const FIXED_TYPES: ReadonlyMap<number, string> = new Map([
+  [2950, `'00000000-0000-0000-0000-000000000000'`], // uuid
+  [1184, `'epoch'`], // timestamptz
+  [1114, `'epoch'`], // timestamp
+  [20, '0'], // int8
+  [23, '0'], // int4
+  [1082, `'epoch'`], // date
+  [21, '0'], // int2
+]);
+/** So many columns tell nearly all rows apart. */
+const FIXED_COLUMNS_MAX = 3;
+
+/**
+ * The rows of the table, without most of those that are like no staged one, so that few need a text: that
+ * costs ten times as much as to look up some values of fixed length. OFFSET 0 keeps this order.
+ */
+function likelyRows(table: ApplyTable): string {
+  const columns = [...FIXED_TYPES]
+    .flatMap(([oid, none]) =>
+      table.columns.flatMap(({ name, typeOid }) =>
+        typeOid === oid
+          ? [(alias: string) => `coalesce(${alias}.${quoteIdentifier(name)}, ${none})`]
+          : [],
+      ),
+    )
+    .slice(0, FIXED_COLUMNS_MAX);
+  if (columns.length === 0) return `ONLY ${quoteTable(table.name)}`;
+  const row = (alias: string): string => columns.map((value) => value(alias)).join(', ');
+  return `(SELECT c.ctid, c.* FROM ONLY ${quoteTable(table.name)} AS c
+            WHERE (${row('c')}) IN (SELECT ${row('r')} FROM ${stagedTable(table)} AS r) OFFSET 0)`;
 }
 
+/** The text of a row of `alias`, in which every value can be told from every other, NULL too. */
+function wholeText(table: ApplyTable, alias: string): string {
+  return rowText(table.columns.map(({ name }) => `${alias}.${quoteIdentifier(name)}`));
+}
+
+/** The same with lengths for long values; and which they are, since a short value may read like a length. */
 function shortText(table: ApplyTable, alias: string): string {
-  return rowText(
-    table.columns.map(({ name, hasKnownLength }) => {
-      const value = `${alias}.${quoteIdentifier(name)}`;
-      if (!hasKnownLength) return value;
-      return `CASE WHEN octet_length(${value}) <= ${SHORT_BYTES_MAX} THEN ${value}::text ELSE octet_length(${value})::text END`;
-    }),
-  );
+  const values = table.columns.map(({ name, hasKnownLength }) => {
+    const value = `${alias}.${quoteIdentifier(name)}`;
+    if (!hasKnownLength) return value;
+    return `CASE WHEN octet_length(${value}) > ${SHORT_BYTES_MAX} THEN octet_length(${value})::text ELSE ${value}::text END`;
+  });
+  const long = longValues(table, alias);
+  return rowText(long === undefined ? values : [...values, long]);
+}
+
+/** The whole text where the short one does not say everything, else NULL. */
+function longText(table: ApplyTable, alias: string): string {
+  const long = longValues(table, alias);
+  if (long === undefined) return 'NULL::text';
+  return `CASE WHEN true = ANY (${long}) THEN ${wholeText(table, alias)} END`;
+}
+
+/** Of each column that can be, whether its value is long; undefined when none can be. */
+function longValues(table: ApplyTable, alias: string): string | undefined {
+  const long = table.columns
+    .filter(({ hasKnownLength }) => hasKnownLength)
+    .map(({ name }) => `octet_length(${alias}.${quoteIdentifier(name)}) > ${SHORT_BYTES_MAX}`);
+  return long.length === 0 ? undefined : `ARRAY[${long.join(', ')}]`;
 }
 
 function rowText(values: readonly string[]): string {
