@@ -144,7 +144,7 @@ async function tamper(shadow: Shadow): Promise<void> {
 
 test(
   'one shadow survives a death at every failpoint, and leaves nothing behind',
-  { timeout: 300_000 },
+  { timeout: 600_000 },
   async () => {
     const names = await readFailpointNames();
     const order = names.toSorted((a, b) => rank(a) - rank(b));

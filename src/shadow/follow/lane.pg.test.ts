@@ -1,102 +1,18 @@
-import { setTimeout as wait } from 'node:timers/promises';
+import { describe, expect, test, vi } from 'vitest';
 
-import { describe, expect, test } from 'vitest';
-
-import type { Session } from '#src/db/postgres/connection/session.ts';
-import { openSession } from '#src/db/postgres/connection/session.ts';
-import { systemClock } from '#src/lib/clock.ts';
-import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
-import { returnTables } from '#src/shadow/return-tables.ts';
-import { differences, type FollowedPair, followPair } from '#test/follower.ts';
+import { EVERYTHING } from '#src/core/selection.ts';
+import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { addRelations } from '#src/shadow/ledger.ts';
+import { differences, followPair } from '#test/follower.ts';
+import { bringBack, dirtyTables, insert, load, relation, stopped, until } from '#test/lane.ts';
 import type { TestVersion } from '#test/postgres.ts';
+
+vi.setConfig({ testTimeout: 90_000 });
 
 const PAIRS: readonly (readonly [TestVersion, TestVersion])[] = [
   [14, 18],
   [18, 18],
 ];
-const DEADLINE_MS = 30_000;
-
-async function relation(pair: FollowedPair, name: string): Promise<RelationRecord> {
-  const records = await readRelationRecords(pair.target.session, pair.shadow.shadowId);
-  const found = records.findLast((record) => record.name === name);
-  if (found === undefined) throw new Error(`no relation ${name}`);
-  return found;
-}
-
-async function until(fact: () => Promise<boolean>, what: string): Promise<void> {
-  const deadline = performance.now() + DEADLINE_MS;
-  while (!(await fact())) {
-    if (performance.now() > deadline) throw new Error(`it never was: ${what}`);
-    await wait(25);
-  }
-}
-
-const stopped = async (pair: FollowedPair, name: string): Promise<void> =>
-  until(async () => (await relation(pair, name)).state === 'stopped', `${name} has stopped`);
-
-/** As the command does it. */
-async function bringBack(
-  pair: FollowedPair,
-  kind: 'resume' | 'reseed',
-  ...names: readonly string[]
-): Promise<void> {
-  await using target = await openSession(pair.target.endpoint, { applicationName: 'test' });
-  const asked = returnTables(
-    {
-      target,
-      shadowId: pair.shadow.shadowId,
-      clock: systemClock,
-      report: () => undefined,
-      signal: AbortSignal.timeout(DEADLINE_MS),
-    },
-    kind,
-    names.map((name) => ({ schema: 'public', name })),
-  );
-  // A follower that has failed answers nobody.
-  await Promise.race([
-    asked,
-    pair.ended.then((error) => {
-      throw error instanceof Error ? error : new Error('following has ended');
-    }),
-  ]);
-}
-
-/** Production goes on meanwhile, each statement a transaction, until disposed of. */
-async function load(
-  pair: FollowedPair,
-  statements: (round: number) => readonly string[],
-): Promise<AsyncDisposable & { readonly rounds: () => number }> {
-  const session = await openSession(pair.source.endpoint, { applicationName: 'test load' });
-  const over = new AbortController();
-  let round = 0;
-  const running = (async () => {
-    for (; !over.signal.aborted; round++) {
-      for (const sql of statements(round)) await session.query(sql);
-    }
-  })();
-  return {
-    rounds: () => round,
-    async [Symbol.asyncDispose]() {
-      over.abort();
-      await running;
-      await session[Symbol.asyncDispose]();
-    },
-  };
-}
-
-async function dirtyTables(pair: FollowedPair): Promise<readonly string[]> {
-  const rows = await pair.target.session.query(
-    `SELECT table_name FROM understudy.dirty_table JOIN understudy.relation USING (shadow_id, source_oid)
-      ORDER BY table_name`,
-  );
-  return rows.map((row) => row['table_name'] ?? '');
-}
-
-const insert = (session: Session, table: string, from: number, to: number) =>
-  session.query(
-    `INSERT INTO public.${table} (id, v) SELECT i, 'zqrow ' || i FROM generate_series(${from}, ${to}) i`,
-  );
-
 const TABLES = ['changed', 'steady'].map(
   (name) => `CREATE TABLE public.${name} (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0);`,
 );
@@ -175,4 +91,146 @@ describe.each(PAIRS)('a table that stopped, from %i to %i', (...versions) => {
       message: expect.stringContaining('has not stopped'),
     });
   });
+});
+
+test('two tables come back at once, and one that meets another shape stops again where it is', async () => {
+  await using pair = await followPair(
+    [14, 18],
+    ['first', 'second', 'steady']
+      .map((name) => `CREATE TABLE public.${name} (id int PRIMARY KEY, v text, n int DEFAULT 0);`)
+      .join('\n'),
+  );
+  const { source, target } = pair;
+  for (const name of ['first', 'second']) {
+    await insert(source.session, name, 1, 100);
+    await source.session.query(`ALTER TABLE public.${name} ADD a text`);
+    await source.session.query(`UPDATE public.${name} SET a = 'zqrow a' WHERE id < 50`);
+    await stopped(pair, name);
+  }
+  // One transaction of each shape, and changes before, between and after them.
+  await source.session.query(
+    `UPDATE public.first SET n = n + 1; UPDATE public.second SET n = n + 1`,
+  );
+  await source.session.query(
+    `BEGIN; UPDATE public.first SET n = 7 WHERE id = 7; ALTER TABLE public.first RENAME a TO b;
+     UPDATE public.first SET b = 'zqrow b' WHERE id = 7; TRUNCATE public.second, public.steady; COMMIT`,
+  );
+  await insert(source.session, 'second', 200, 300);
+  await source.session.query(`UPDATE public.first SET b = 'zqrow c' WHERE id = 8`);
+  await target.session.query(
+    'ALTER TABLE public.first ADD b text; ALTER TABLE public.second ADD a text',
+  );
+  // The stream begins with a column that the target has under its later name only.
+  await expect(bringBack(pair, 'resume', 'first', 'second')).rejects.toMatchObject({
+    code: 'TABLE_STOPPED',
+    message: expect.stringContaining('"a" is not on the target'),
+  });
+  expect(await relation(pair, 'first')).toMatchObject({
+    state: 'stopped',
+    stop: { code: 'TABLE_CHANGED', waitsFor: 'resume' },
+  });
+  await until(async () => (await relation(pair, 'second')).state === 'copied', 'second follows');
+  expect(await differences(pair, 'public.second', 'public.steady')).toEqual([]);
+
+  // With a column for each name it goes on where it stopped; what is left over is somebody else's business.
+  await target.session.query('ALTER TABLE public.first ADD a text');
+  await bringBack(pair, 'resume', 'first');
+  await target.session.query(
+    `UPDATE public.first SET b = a WHERE b IS NULL; ALTER TABLE public.first DROP a`,
+  );
+  expect(await differences(pair, 'public.first', 'public.second', 'public.steady')).toEqual([]);
+  expect(await dirtyTables(pair)).toEqual(['first', 'second', 'steady']);
+});
+
+test('a large transaction that streams is replayed by a lane (trap 17)', async () => {
+  await using pair = await followPair(
+    [18, 18],
+    'CREATE TABLE public.t (id int PRIMARY KEY, v text, n int); CREATE TABLE public.steady (id int PRIMARY KEY)',
+    { isStreamed: true },
+  );
+  const { source, target } = pair;
+  await insert(source.session, 't', 1, 10);
+  await source.session.query('ALTER TABLE public.t ADD a text');
+  await source.session.query(
+    `BEGIN; INSERT INTO public.t SELECT i, 'zqrow', i FROM generate_series(100, 30000) i;
+     SAVEPOINT s; INSERT INTO public.t SELECT i, 'zqrow', i FROM generate_series(50000, 60000) i; ROLLBACK TO s;
+     ALTER TABLE public.t ADD b int; UPDATE public.t SET a = 'zqrow', b = id WHERE id % 3 = 0; COMMIT`,
+  );
+  await stopped(pair, 't');
+  await target.session.query('ALTER TABLE public.t ADD a text, ADD b int');
+  await bringBack(pair, 'resume', 't');
+  expect(await differences(pair, 'public.t', 'public.steady')).toEqual([]);
+});
+
+test('tables that are added while others follow are published, copied and followed', async () => {
+  await using pair = await followPair(
+    [14, 18],
+    'CREATE TABLE public.steady (id int PRIMARY KEY, v text, n int DEFAULT 0)',
+  );
+  const { source, target, shadow } = pair;
+  const ddl = ['one', 'two']
+    .map((name) => `CREATE TABLE public.${name} (id int PRIMARY KEY, v text, n int DEFAULT 0);`)
+    .join('\n');
+  await source.session.query(ddl);
+  for (const name of ['one', 'two', 'steady']) await insert(source.session, name, 1, 1_000);
+  await target.session.query(ddl);
+  await using working = await load(pair, (round) =>
+    ['one', 'two', 'steady'].map(
+      (name) => `UPDATE public.${name} SET n = ${round} WHERE id % 9 = ${round % 9}`,
+    ),
+  );
+  const tables = await readTables(source.session, EVERYTHING);
+  await addRelations(
+    target.session,
+    shadow.shadowId,
+    tables.filter(({ name }) => name !== 'steady'),
+  );
+  for (const name of ['one', 'two']) {
+    await until(async () => (await relation(pair, name)).state === 'copied', `${name} follows`);
+  }
+  await working[Symbol.asyncDispose]();
+  expect(await differences(pair, 'public.one', 'public.two', 'public.steady')).toEqual([]);
+});
+
+test('past its bound the spool lets the oldest stopped table go, which can only be copied again (trap 16)', async () => {
+  await using pair = await followPair(
+    [18, 18],
+    ['old', 'young', 'steady']
+      .map((name) => `CREATE TABLE public.${name} (id int PRIMARY KEY, v text, n int DEFAULT 0);`)
+      .join('\n'),
+    { segmentBytes: 100_000, stoppedSpoolBytesMax: 1_000_000 },
+  );
+  const { source } = pair;
+  for (const name of ['old', 'young', 'steady']) await insert(source.session, name, 1, 2_000);
+  await source.session.query('ALTER TABLE public.old ADD a text');
+  await source.session.query(`UPDATE public.old SET a = 'zqrow' WHERE id = 1`);
+  await stopped(pair, 'old');
+  await until(async () => {
+    await source.session.query(`UPDATE public.steady SET n = n + 1 WHERE id <= 150`);
+    return (await relation(pair, 'old')).spoolBytes > 300_000;
+  }, 'the spool keeps something for it');
+  await source.session.query('ALTER TABLE public.young ADD a text');
+  await source.session.query(`UPDATE public.young SET a = 'zqrow' WHERE id = 1`);
+  await stopped(pair, 'young');
+  await until(async () => {
+    await source.session.query(`UPDATE public.steady SET n = n + 1 WHERE id <= 150`);
+    return !(await relation(pair, 'old')).isSpooled;
+  }, 'the oldest was let go');
+  expect(await relation(pair, 'old')).toMatchObject({
+    state: 'stopped',
+    spoolBytes: 0,
+    stop: { code: 'TABLE_CHANGED', waitsFor: 'reseed' },
+  });
+  expect(await relation(pair, 'young')).toMatchObject({ isSpooled: true });
+  const notices = pair.events.flatMap((event) => (event.type === 'notice' ? [event.message] : []));
+  expect(notices.join('\n')).toContain(
+    'the changes of stopped table "public"."old" are not kept any more',
+  );
+  await pair.target.session.query(
+    'ALTER TABLE public.old ADD a text; ALTER TABLE public.young ADD a text',
+  );
+  await expect(bringBack(pair, 'resume', 'old')).rejects.toMatchObject({ code: 'RETURN_REFUSED' });
+  await bringBack(pair, 'resume', 'young');
+  await bringBack(pair, 'reseed', 'old');
+  expect(await differences(pair, 'public.old', 'public.young', 'public.steady')).toEqual([]);
 });
