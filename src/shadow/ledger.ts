@@ -247,7 +247,7 @@ export type RelationRecord = TableName & {
   /** Whether the spool keeps its changes since it stopped, and what that costs. */
   readonly isSpooled: boolean;
   readonly spoolBytes: number;
-  /** '' when its changes are published whole; else as `readPublishedParts` gives it. */
+  /** What of it is published, as `readPublishedParts` gives it; '' when none of it is. */
   readonly published: string;
 };
 

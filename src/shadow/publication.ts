@@ -146,16 +146,22 @@ export async function readPublishedTables(
 const FILTERS_VERSION = 150_000;
 
 /**
- * Of a row `r` of pg_publication_rel, which part of its table is published: '' for the whole of it, else
- * a text that stays the same until somebody alters the publication, whatever is renamed meanwhile.
+ * Of a row `r` of pg_publication_rel, what is published by it: a text that stays the same until somebody
+ * alters the publication, whatever is renamed meanwhile. A table that is taken out and put back has
+ * another entry: what was written in between is in no stream.
  */
 export function publishedPartSql(serverVersion: number): string {
-  if (serverVersion < FILTERS_VERSION) return `''`;
-  return `CASE WHEN r.prattrs IS NULL AND r.prqual IS NULL THEN ''
-    ELSE concat('columns ', r.prattrs, ' rows ', md5(r.prqual::text)) END`;
+  if (serverVersion < FILTERS_VERSION) return `concat('entry ', r.oid)`;
+  return `CASE WHEN r.prattrs IS NULL AND r.prqual IS NULL THEN concat('entry ', r.oid)
+    ELSE concat('entry ', r.oid, ' columns ', r.prattrs, ' rows ', md5(r.prqual::text)) END`;
 }
 
-/** By oid, which part of each table of the publication is published; see `publishedPartSql`. */
+/** Whether only some columns or rows are published, by what `publishedPartSql` gave. */
+export function isPublishedInPart(published: string): boolean {
+  return published.includes(' columns ');
+}
+
+/** By oid, what of each table of the publication is published; see `publishedPartSql`. */
 export async function readPublishedParts(
   session: Session,
   publicationOid: number,

@@ -58,7 +58,10 @@ export async function reseedTables(
   const publication = publicationOf(shadow);
   await publishTables(source, publication, tables);
   failpoints.hit('reseed.afterPublication');
-  await recordPublished(target, shadowId, await readPublishedParts(source, publication.oid));
+  const parts = await readPublishedParts(source, publication.oid);
+  // Of others it stays as it was: what has changed there is for whoever watches, or resumes them, to see.
+  const ours = new Set(tables.map(({ oid }) => oid));
+  await recordPublished(target, shadowId, new Map([...parts].filter(([oid]) => ours.has(oid))));
   await copyTables({
     ...deps,
     shadowId,

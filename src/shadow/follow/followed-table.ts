@@ -4,6 +4,7 @@ import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import type { ApplyColumn, ApplyTable } from '#src/db/postgres/apply/apply-table.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
+import { isPublishedInPart } from '#src/shadow/publication.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';
 import type { Relation } from '#src/wire/postgres/pgoutput.ts';
 
@@ -45,7 +46,7 @@ export function followedTable(parts: {
     columns,
     format,
     keyIndexes: record.key.map((name) => names.indexOf(name)).toSorted((a, b) => a - b),
-    isFiltered: record.published !== '',
+    isFiltered: isPublishedInPart(record.published),
     record,
     startLsn: record.startLsn ?? lsn(0n),
     chunking: isPlanned && parts.chunking !== undefined ? parts.chunking : WHOLE,

@@ -67,6 +67,17 @@ test.each<readonly [TestVersion, string, string]>([
 });
 
 test.each<TestVersion>([14, 18])(
+  'on %i a table that was out of the publication while nobody ran is noticed at the first look (trap 14)',
+  async (version) => {
+    await using db = await watched(version);
+    for (const sql of ['DROP TABLE', 'ADD TABLE']) {
+      await db.session.query(`ALTER PUBLICATION pub ${sql} public.b`);
+    }
+    await expect(db.watch.check(db.session)).rejects.toMatchObject({ code: 'PUBLICATION_CHANGED' });
+  },
+);
+
+test.each<TestVersion>([14, 18])(
   'on %i a table that is dropped, or one more, is no harm',
   async (version) => {
     await using db = await watched(version);
