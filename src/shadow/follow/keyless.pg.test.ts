@@ -335,6 +335,28 @@ describe.each(PAIRS)('without a key, from %i to %i', (...versions) => {
     expect(stopped(pair)).toEqual([]);
   });
 
+  test.skipIf(isShort(versions[0]))('many tables leave few staging tables behind', async () => {
+    const names = Array.from({ length: 110 }, (_, i) => `public.t${i}`);
+    const ddl = names.map(
+      (name) => `CREATE TABLE ${name} (v text); ALTER TABLE ${name} REPLICA IDENTITY FULL;`,
+    );
+    await using pair = await followPair(versions, ddl.join('\n'));
+    const { session } = pair.source;
+    for (const value of ['zqrow', 'zqrow 2', 'zqrow 3']) {
+      const writes = names.map(
+        (name) => `INSERT INTO ${name} VALUES ('old'); UPDATE ${name} SET v = '${value}'`,
+      );
+      await session.query(`BEGIN; ${writes.join(';')}; COMMIT`);
+      await session.query(`UPDATE public.t7 SET v = v || '!'`);
+      expect(await differences(pair, ...names)).toEqual([]);
+    }
+    const [row] = await pair.target.session.query(
+      `SELECT count(*) AS n FROM pg_class WHERE relname ~ '^understudy_[0-9]+$' AND relpersistence = 't'`,
+    );
+    expect(Number(row?.['n'])).toBeLessThan(110);
+    expect(stopped(pair)).toEqual([]);
+  });
+
   test('a table that stopped comes back by a lane, resumed and copied again (trap 19)', async () => {
     const ddl = `
       CREATE TABLE public.t (v text, n int);
