@@ -1,5 +1,6 @@
 import type { Chunking } from '#src/core/chunk.ts';
 import type { Lsn } from '#src/core/lsn.ts';
+import type { RelationShape } from '#src/core/schema-shape.ts';
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import type { ApplyColumn } from '#src/db/postgres/apply/apply-table.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -53,6 +54,25 @@ export class LaneTable implements LoopTables {
       'TABLE_CHANGED',
       `table ${quoteTable(record)} was changed on the source: ${this.#refusal}`,
       { detail: { relation: oid } },
+    );
+  }
+
+  /**
+   * Whether the target has what the table is made of at the hand-over, also what no row has shown: a column
+   * that came with a default while the lane was under way. Throws TABLE_CHANGED.
+   */
+  requireShape(shape: RelationShape | undefined): void {
+    const { record, targetColumns } = this.#parts;
+    if (shape === undefined) return;
+    const streamed = shape.columns
+      .filter(({ generated }) => generated === '')
+      .map(({ name, typeOid, typmod }) => ({ name, typeOid, typeModifier: typmod, isKey: false }));
+    const refusal = refusalOf(streamed, targetColumns);
+    if (refusal === undefined) return;
+    throw new OperatorError(
+      'TABLE_CHANGED',
+      `table ${quoteTable(record)} was changed on the source: ${refusal}`,
+      { detail: { relation: record.sourceOid } },
     );
   }
 

@@ -12,6 +12,7 @@ import type { Logger } from '#src/lib/log.ts';
 import { orAborted } from '#src/lib/or-aborted.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
+import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { handOver, type Writer } from '#src/shadow/lane-ledger.ts';
 import {
   type RelationRecord,
@@ -170,6 +171,9 @@ async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Prom
   try {
     at = await orAborted(deps.gate.close({ kind: 'now' }), signal);
     await orAborted(lane.gate.close({ kind: 'until', lsn: at }), signal);
+    // The main loop stands, so every version up to there is on record.
+    const version = (await readLatestVersions(target, shadow.shadowId)).get(record.sourceOid);
+    if (version !== undefined && version.lsn >= beganAt(record)) table.requireShape(version.shape);
     failpoints.hit('lane.beforeHandOver');
     const writer: Writer = { target, shadowId: shadow.shadowId, epoch };
     if (!(await handOver(writer, { ...record, ...table.shape }, at))) return;
@@ -182,6 +186,12 @@ async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Prom
     level: 'info',
     message: `table ${quoteTable(record)} follows again from ${formatLsn(at)}`,
   });
+}
+
+/** Versions from before say nothing of the table that is brought back. */
+function beganAt({ startLsn, stop }: RelationRecord): Lsn {
+  const [start, stopped] = [startLsn ?? lsn(0n), stop?.lsn ?? lsn(0n)];
+  return lsn(start > stopped ? start : stopped);
 }
 
 /** Where the lane is, the table cannot go on: it stops once more. False when the error is not about it. */
