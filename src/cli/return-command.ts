@@ -5,6 +5,7 @@ import type { TableName } from '#src/core/table.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { identifySource } from '#src/shadow/clone/register.ts';
+import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { readRelationRecords, readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
 import { returnTables } from '#src/shadow/return-tables.ts';
 
@@ -88,10 +89,12 @@ async function matchingTables(
   shadowId: string,
   patterns: readonly string[],
 ): Promise<readonly TableName[]> {
-  const records = (await readRelationRecords(target, shadowId)).map((record) => ({
-    ...record,
-    ancestors: [],
-  }));
+  const versions = await readLatestVersions(target, shadowId);
+  const records = (await readRelationRecords(target, shadowId)).map((record) => {
+    // Also by the name that it has got since.
+    const shape = versions.get(record.sourceOid)?.shape;
+    return { ...record, ancestors: shape === undefined ? [] : [shape] };
+  });
   const matching = selectRelations({ ...EVERYTHING, tables: patterns }, records);
   const stopped = matching.filter(({ state }) => state === 'stopped');
   const chosen = stopped.length > 0 ? stopped : matching;

@@ -4,6 +4,7 @@ import {
   quoteLiteral,
   quoteTable,
   type Table,
+  type TableName,
 } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { assert } from '#src/lib/assert.ts';
@@ -92,6 +93,39 @@ export async function publishTables(
       `ALTER PUBLICATION ${quoteIdentifier(publication.name)} ADD TABLE ${missing.map(publishedTableSql).join(', ')}`,
     );
     await requireWritable(session, missing);
+  });
+}
+
+/**
+ * Take tables out of it, by oid, as far as they are in it; their names. Production's writes to them go on
+ * from the commit on, whatever their replica identity is (trap 7). Throws PUBLICATION_CHANGED.
+ */
+export async function unpublishTables(
+  session: Session,
+  publication: Publication,
+  oids: readonly number[],
+): Promise<readonly TableName[]> {
+  return session.transaction(async () => {
+    await session.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'`);
+    await requirePublication(session, publication);
+    const rows = await session.query(
+      `SELECT n.nspname, c.relname
+         FROM pg_catalog.pg_publication_rel r
+         JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE r.prpubid = $1 AND r.prrelid = ANY ($2::oid[])`,
+      [publication.oid, oids.map(String)],
+    );
+    const tables = rows.map((row) => ({
+      schema: row['nspname'] ?? '',
+      name: row['relname'] ?? '',
+    }));
+    if (tables.length === 0) return [];
+    const list = tables.map((table) => `ONLY ${quoteTable(table)}`).join(', ');
+    await session.execute(
+      `ALTER PUBLICATION ${quoteIdentifier(publication.name)} DROP TABLE ${list}`,
+    );
+    return tables;
   });
 }
 

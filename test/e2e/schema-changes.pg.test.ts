@@ -14,6 +14,8 @@ vi.setConfig({ testTimeout: 180_000 });
 const SCHEMA = `
   CREATE TABLE public.orders (id int PRIMARY KEY, note text);
   CREATE TABLE public.other (id int PRIMARY KEY);
+  CREATE TABLE public.log (day int, id int, PRIMARY KEY (day, id)) PARTITION BY LIST (day);
+  CREATE TABLE public.log1 PARTITION OF public.log FOR VALUES IN (1);
   INSERT INTO public.orders SELECT g, 'zqrow' FROM generate_series(1, 100) g`;
 
 async function ours(session: Session): Promise<readonly unknown[]> {
@@ -87,6 +89,18 @@ test('event triggers come with the clone, tell of changes, and go with the shado
     const text = await runCommand(['schema', 'history', '--target', urlOf(target.endpoint)]);
     expect(text.stdout).toContain('column "state" of type integer was added with a default');
     expect(await history('--table', 'nothing')).toEqual([]);
+    // The target is adapted by hand, and a partition comes by itself.
+    await source.session
+      .query(`BEGIN; CREATE TABLE public.log2 PARTITION OF public.log FOR VALUES IN (2);
+      INSERT INTO public.log SELECT 1 + g % 2, g FROM generate_series(1, 50) g; COMMIT`);
+    await target.session.query(`ALTER TABLE public.orders RENAME TO sales;
+      ALTER TABLE public.sales ADD state int DEFAULT 1`);
+    await source.session.query(`UPDATE public.sales SET state = 2 WHERE id < 10`);
+    const resumed = await runCommand(['resume', ...urls, '--table', 'public.sales']);
+    expect([resumed.code, resumed.stderr]).toEqual([0, '']);
+    await clone.waitFor(/public\\"\.\\"log2\\" follows/);
+    const verified = await runCommand(['verify', ...urls, '--json']);
+    expect([verified.code, verified.stderr]).toEqual([0, '']);
     const checked = await runCommand(['check', ...urls, '--ddl-triggers', '--json']);
     expect(parseLines(checked.stdout).filter(({ id }) => id === 'ddl-triggers')).toHaveLength(2);
     const dropped = await runCommand(['drop', ...urls]);

@@ -27,7 +27,7 @@ import {
   type ShadowUpdate,
   updateShadow,
 } from '#src/shadow/ledger.ts';
-import { requirePublication } from '#src/shadow/publication.ts';
+import { type Publication, requirePublication } from '#src/shadow/publication.ts';
 import { runSteps } from '#src/shadow/schema/run-steps.ts';
 import { syncSequences } from '#src/shadow/schema/sequences.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
@@ -322,13 +322,14 @@ class Run {
   async #watchSchema(follower: Follower, signal: AbortSignal): Promise<void> {
     const { selection, source: sourceEndpoint } = this.#options;
     const { shadowId, hasDdlTriggers: hasTriggers } = this.#shadow;
+    const publication = this.#publication();
     const { report, clock } = this.#deps;
     const sessions = await this.#openBoth('schema');
     await using source = sessions.source;
     await using target = sessions.target;
     const appliedLsn = (): Lsn => follower.meter.appliedLsn;
     const deps = { source, target, sourceEndpoint, selection, shadowId, hasTriggers, appliedLsn };
-    const watch = new SchemaWatch({ ...deps, report, signal });
+    const watch = new SchemaWatch({ ...deps, publication, report, signal });
     for (;;) {
       await watch.look();
       await follower.lookAtSchema.sleep(clock, SCHEMA_MS, signal);
@@ -411,12 +412,16 @@ class Run {
 
   /** Before anything is called complete: a gap that the stream did not show must not pass for the whole. */
   async #requirePublication(source: Session): Promise<void> {
+    await requirePublication(source, this.#publication());
+  }
+
+  #publication(): Publication {
     const { publicationName: name, publicationOid: oid } = this.#shadow;
     assert(
       name !== undefined && oid !== undefined,
       'a followed shadow has a publication on record',
     );
-    await requirePublication(source, { name, oid });
+    return { name, oid };
   }
 
   async #enter(phase: Phase): Promise<void> {

@@ -63,8 +63,8 @@ export function ddlHandler(deps: DdlDeps): MessageHandler {
   };
 }
 
-/** While it is published, production's UPDATE fails (trap 7). */
-function isUnwritable(shape: RelationShape): boolean {
+/** Whether production's UPDATE fails while the table is published (trap 7). */
+export function isUnwritable(shape: RelationShape): boolean {
   return shape.kind === 'r' && shape.key.length === 0 && shape.identity !== 'f';
 }
 

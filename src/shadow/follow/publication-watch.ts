@@ -8,6 +8,8 @@ type PublishedTable = {
   readonly entry: string;
   readonly part: string;
   readonly exists: boolean;
+  /** It is not in it and could not be: the change that made it so stops it. */
+  readonly isUnwritable: boolean;
 };
 
 /**
@@ -59,8 +61,8 @@ export class PublicationWatch {
     const entries = await this.#readEntries(source);
     for (const record of this.#followed) {
       const entry = entries.get(record.sourceOid);
-      // A table that was dropped took its entry along.
-      if (entry?.exists !== true) continue;
+      // A table that was dropped took its entry along; one without a replica identity was taken out (trap 7).
+      if (entry?.exists !== true || entry.isUnwritable) continue;
       const table = quoteTable(record);
       if (entry.entry === '') throw this.#changed(`does not publish table ${table} any more`);
       if (entry.part !== record.published) {
@@ -74,7 +76,14 @@ export class PublicationWatch {
   async #readEntries(source: Session): Promise<ReadonlyMap<number, PublishedTable>> {
     const rows = await source.query(
       `SELECT t.oid, r.oid AS entry, c.oid IS NOT NULL AS exists,
-              ${publishedPartSql(source.serverVersion)} AS part
+              ${publishedPartSql(source.serverVersion)} AS part,
+              r.oid IS NULL AND CASE c.relreplident
+                WHEN 'f' THEN false WHEN 'n' THEN true
+                ELSE NOT EXISTS (SELECT FROM pg_catalog.pg_index x
+                                  WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate
+                                    AND CASE c.relreplident WHEN 'd' THEN x.indisprimary
+                                                            ELSE x.indisreplident END)
+              END AS is_unwritable
          FROM unnest($1::oid[]) AS t (oid)
          LEFT JOIN pg_catalog.pg_class c ON c.oid = t.oid
          LEFT JOIN pg_catalog.pg_publication_rel r ON r.prrelid = t.oid AND r.prpubid = $2::oid`,
@@ -87,6 +96,7 @@ export class PublicationWatch {
           entry: row['entry'] ?? '',
           part: row['part'] ?? '',
           exists: row['exists'] === 't',
+          isUnwritable: row['is_unwritable'] === 't',
         },
       ]),
     );

@@ -18,9 +18,11 @@ import {
   recordFirstVersions,
 } from '#src/shadow/ddl/version-ledger.ts';
 import { forgetRelation, type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
+import { type Publication, unpublishTables } from '#src/shadow/publication.ts';
 import { findExistingRelations } from '#src/shadow/schema/restore.ts';
 
 import { Arrivals } from './arrivals.ts';
+import { isUnwritable } from './ddl-messages.ts';
 import { FileWatch } from './file-watch.ts';
 
 /**
@@ -41,6 +43,7 @@ export type SchemaWatchDeps = {
   readonly sourceEndpoint: Endpoint;
   readonly selection: Selection;
   readonly shadowId: string;
+  readonly publication: Publication;
   /** Whether our event triggers were installed. */
   readonly hasTriggers: boolean;
   readonly appliedLsn: () => Lsn;
@@ -133,7 +136,26 @@ export class SchemaWatch {
         looks.push({ kind: 'changed', shape: after, isRewritten: isOtherFile });
     }
     await sendLook(source, shadowId, looks);
+    // Only now: the table stops at the look, which the stream has before anything is missing from it.
+    await this.#unpublish([...shapes.values()].filter(isUnwritable));
     for (const oid of known) if (seen.has(oid)) seen.set(oid, shapes.get(oid));
+  }
+
+  /** Production's UPDATE and DELETE fail on a published table without a replica identity (trap 7). */
+  async #unpublish(shapes: readonly RelationShape[]): Promise<void> {
+    if (shapes.length === 0) return;
+    const { source, publication } = this.#deps;
+    const taken = await unpublishTables(
+      source,
+      publication,
+      shapes.map(({ oid }) => oid),
+    );
+    for (const table of taken) {
+      this.#say(
+        `table ${quoteTable(table)} has no replica identity any more: it was taken out of the publication, ` +
+          'because UPDATE and DELETE of it failed on the source',
+      );
+    }
   }
 
   async #recordFirst(oids: readonly number[]): Promise<void> {
