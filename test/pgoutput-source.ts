@@ -1,3 +1,12 @@
+import {
+  beginMessage,
+  commitMessage,
+  streamAbortMessage,
+  streamCommitMessage,
+  streamStartMessage,
+  streamStopMessage,
+} from './pgoutput-encoder.ts';
+
 /**
  * A source that speaks pgoutput (protocol 2) from a script, for testing what carries the stream. It keeps
  * the same books as pgoutput.c: a Relation is sent once per connection, inside a stream once per stream
@@ -35,13 +44,13 @@ export class ScriptedSource {
   /** A transaction that is not streamed; with `cutAfter`, the connection ends after so many rows. */
   transaction(rows: readonly RowSpec[], cutAfter?: number): void {
     const sent: string[] = [];
-    this.#message(begin(this.#next(), ++this.#xid));
+    this.#message(beginMessage(this.#next(), ++this.#xid));
     for (const [index, row] of rows.entries()) {
       if (index === cutAfter) return this.reconnect(0);
       sent.push(this.#row(row, undefined));
     }
     const endLsn = this.#next();
-    this.#message(commit(endLsn));
+    this.#message(commitMessage(endLsn - 1n, endLsn));
     this.committed.push({ endLsn, rows: sent });
   }
 
@@ -50,22 +59,20 @@ export class ScriptedSource {
     const known = [...this.#streams.values()][which];
     const stream = known ?? { xid: (this.#xid += 10), rows: [], sent: new Map<number, number>() };
     this.#streams.set(stream.xid, stream);
-    this.#message(tagged('S', u32(stream.xid), Buffer.from([known ? 0 : 1])));
+    this.#message(streamStartMessage(stream.xid, known === undefined));
     for (const [index, row] of rows.entries()) {
       if (index === cutAfter) return this.reconnect(0);
       const label = this.#row(row, stream);
       stream.rows.push({ subxid: stream.xid + row.subtransaction, label });
     }
-    this.#message(tagged('E'));
+    this.#message(streamStopMessage());
   }
 
   streamCommit(which: number): void {
     const stream = [...this.#streams.values()][which];
     if (!stream) return;
     const endLsn = this.#next();
-    this.#message(
-      tagged('c', u32(stream.xid), Buffer.from([0]), u64(endLsn - 1n), u64(endLsn), u64(0n)),
-    );
+    this.#message(streamCommitMessage(stream.xid, endLsn - 1n, endLsn));
     this.#streams.delete(stream.xid);
     for (const [table, version] of stream.sent) this.#sent.set(table, version);
     this.committed.push({ endLsn, rows: stream.rows.map((row) => row.label) });
@@ -76,7 +83,7 @@ export class ScriptedSource {
     const stream = [...this.#streams.values()][which];
     if (!stream) return;
     const subxid = stream.xid + subtransaction;
-    this.#message(tagged('A', u32(stream.xid), u32(subxid)));
+    this.#message(streamAbortMessage(stream.xid, subxid));
     stream.rows = stream.rows.filter((row) => row.subxid !== subxid);
     stream.sent.clear();
     if (subtransaction === 0) this.#streams.delete(stream.xid);
@@ -100,9 +107,9 @@ export class ScriptedSource {
     this.#streams.clear();
     const repeated = again === 0 ? [] : this.committed.slice(-again);
     for (const { endLsn, rows } of repeated) {
-      this.#message(begin(endLsn, ++this.#xid));
+      this.#message(beginMessage(endLsn, ++this.#xid));
       for (const label of rows) this.#send(label, undefined, this.#xid);
-      this.#message(commit(endLsn));
+      this.#message(commitMessage(endLsn - 1n, endLsn));
     }
   }
 
@@ -248,14 +255,6 @@ type TargetStream = {
   readonly relations: Map<number, string>;
 };
 
-function begin(finalLsn: bigint, xid: number): Buffer {
-  return tagged('B', u64(finalLsn), u64(0n), u32(xid));
-}
-
-function commit(endLsn: bigint): Buffer {
-  return tagged('C', Buffer.from([0]), u64(endLsn - 1n), u64(endLsn), u64(0n));
-}
-
 function tagged(tag: string, ...parts: readonly Buffer[]): Buffer {
   return Buffer.concat([Buffer.from(tag, 'latin1'), ...parts]);
 }
@@ -263,11 +262,5 @@ function tagged(tag: string, ...parts: readonly Buffer[]): Buffer {
 function u32(value: number): Buffer {
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32BE(value);
-  return bytes;
-}
-
-function u64(value: bigint): Buffer {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64BE(value);
   return bytes;
 }

@@ -1,3 +1,4 @@
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 
 import { splitScript } from './sql-statements.ts';
@@ -42,4 +43,32 @@ test('only comments between statements are pieces', () => {
 test('empty statements and an unterminated end are tolerated', () => {
   expect(statements(" ; ;; SELECT 1; SELECT 'a;")).toEqual(['SELECT 1', `SELECT 'a;`]);
   expect(statements('')).toEqual([]);
+});
+
+/** Tokens in which a semicolon ends nothing, and plain ones. */
+const anyToken = fc.oneof(
+  fc.constantFrom('a', 'select', 'e', '$1', '1.5', '+', ',', 'größe', 'x$y'),
+  fc
+    .string({ unit: fc.constantFrom(';', "''", '\\', '"', '$$', '--', '/*', 'ü') })
+    .map((text) => `'${text}'`),
+  fc.string({ unit: fc.constantFrom(';', "\\'", '\\\\', "''", '$$') }).map((text) => `E'${text}'`),
+  fc.string({ unit: fc.constantFrom(';', '""', "'", '\\', '--') }).map((text) => `"${text}"`),
+  fc
+    .string({ unit: fc.constantFrom(';', "'", '$', '$b$', '--', '/*') })
+    .map((text) => `$a$${text}$a$`),
+  fc.string({ unit: fc.constantFrom(';', "'", '"', '$$') }).map((text) => `/*${text}/*;*/*/`),
+  fc.string({ unit: fc.constantFrom(';', "'", '$$', '/*') }).map((text) => `--${text}\n`),
+  fc.string({ unit: fc.constantFrom(';', "';'", 'b', ' ') }).map((text) => `(${text})`),
+);
+const anyStatement = fc
+  .array(anyToken, { maxLength: 6 })
+  .map((tokens) => ['SELECT', ...tokens, '1'].join(' '));
+
+test('whatever is in them, statements come back as they were put together', () => {
+  fc.assert(
+    fc.property(fc.array(anyStatement), (all) => {
+      expect(statements(all.map((one) => `${one};\n`).join(''))).toEqual(all);
+    }),
+    { numRuns: 500, seed: 4 },
+  );
 });
