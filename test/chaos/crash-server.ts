@@ -1,4 +1,4 @@
-import { chmod } from 'node:fs/promises';
+import { chmod, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
@@ -15,6 +15,8 @@ export type CrashServer = AsyncDisposable & {
   readonly crash: () => Promise<void>;
   /** An orderly restart, as for an upgrade. */
   readonly restart: () => Promise<void>;
+  /** The postmaster first, then all that it has started. */
+  readonly processes: () => Promise<readonly number[]>;
 };
 
 /**
@@ -45,6 +47,8 @@ export async function startCrashServer(
   version: TestVersion,
   database: string,
   sql = '',
+  /** Where the database's files are, instead of the server's folder. */
+  tablespace?: string,
 ): Promise<CrashServer> {
   const folder = await createGuardedFolder('understudy-crash-');
   await chmod(folder.path, 0o755);
@@ -59,11 +63,18 @@ export async function startCrashServer(
   const again = async (): Promise<void> => {
     server = await startEmbeddedPostgres({ ...options, port });
   };
-  await withClient(server.endpoint, async (client) => client.query(`CREATE DATABASE ${database}`));
+  await withClient(server.endpoint, async (client) => {
+    if (tablespace !== undefined) {
+      await client.query(`CREATE TABLESPACE own LOCATION '${tablespace}'`);
+    }
+    const where = tablespace === undefined ? '' : ' TABLESPACE own';
+    await client.query(`CREATE DATABASE ${database}${where}`);
+  });
   const endpoint = { ...server.endpoint, database };
   if (sql !== '') await withClient(endpoint, async (client) => client.query(sql));
   return {
     endpoint,
+    processes: async () => [server.processId, ...(await childrenOf(server.processId))],
     crash: async () => {
       await server.kill9();
       await again();
@@ -77,4 +88,14 @@ export async function startCrashServer(
       await folder[Symbol.asyncDispose]();
     },
   };
+}
+
+/** As Linux knows them; none elsewhere. */
+async function childrenOf(processId: number): Promise<readonly number[]> {
+  const path = `/proc/${processId}/task/${processId}/children`;
+  const text = await readFile(path, 'utf8').catch(() => '');
+  return text
+    .split(' ')
+    .filter((word) => word !== '')
+    .map(Number);
 }

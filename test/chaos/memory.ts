@@ -16,7 +16,7 @@ export function watchMemory(processId: number): MemoryWatch {
   const over = new AbortController();
   const sample = async (): Promise<void> => {
     while (!over.signal.aborted) {
-      const found = await readTree(processId);
+      const found = await readProcesses(processId);
       const sum = found.reduce((total, one) => total + one.megabytes, 0);
       if (sum > megabytes) {
         megabytes = sum;
@@ -35,9 +35,14 @@ export function watchMemory(processId: number): MemoryWatch {
   };
 }
 
-type Sampled = { readonly megabytes: number; readonly command: string };
+type Sampled = {
+  readonly pid: number;
+  readonly megabytes: number;
+  readonly command: string;
+};
 
-async function readTree(root: number): Promise<readonly Sampled[]> {
+/** A process and its descendants that run Node. */
+export async function readProcesses(root: number): Promise<readonly Sampled[]> {
   const children = new Map<number, number[]>();
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   await Promise.all(
@@ -57,7 +62,11 @@ async function readProcess(pid: number): Promise<Sampled | undefined> {
   if (!command[0]?.endsWith('node')) return undefined;
   const kilobytes = /^VmRSS:\s+(\d+)/m.exec(await readOrEmpty(`/proc/${pid}/status`))?.[1];
   const file = command.find((word) => /\.(ts|js)$/.test(word)) ?? '';
-  return { megabytes: Math.round(Number(kilobytes) / 1024), command: file.replace(/.*\//, '') };
+  return {
+    pid,
+    megabytes: Math.round(Number(kilobytes) / 1024),
+    command: file.replace(/.*\//, ''),
+  };
 }
 
 async function readOrEmpty(path: string): Promise<string> {

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
@@ -24,6 +25,8 @@ export type StartOptions = {
   readonly more?: readonly string[];
   /** See startCommand. */
   readonly limit?: string;
+  /** SIGUSR2 sets its clock (jumping-clock.ts). */
+  readonly hasJumpingClock?: boolean;
 };
 
 export type Clone = AsyncDisposable & {
@@ -37,6 +40,8 @@ export type Clone = AsyncDisposable & {
 
 export const FOLLOWING = '"phase":"following"';
 
+const JUMPING_CLOCK = join(import.meta.dirname, 'jumping-clock.ts');
+
 const CATCH_UP_MS = 60_000;
 /** Of a command that ends by itself, on a machine that is busy with other tests. */
 const END_MS = 150_000;
@@ -49,11 +54,15 @@ export async function createShadow(
    * By which way, and as whom, the command connects; the test itself goes straight to the servers and may do
    * everything there.
    */
-  ways: { readonly source?: Endpoint; readonly target?: Endpoint } = {},
+  ways: {
+    readonly source?: Endpoint;
+    readonly target?: Endpoint;
+    readonly spool?: string;
+  } = {},
 ): Promise<Shadow> {
   // Removed also when whoever runs this is killed.
   const spoolFolder = await createGuardedFolder('understudy-chaos-');
-  const spool = spoolFolder.path;
+  const spool = ways.spool ?? spoolFolder.path;
   const from = urlOf(ways.source ?? source);
   const to = urlOf(ways.target ?? target);
   const stores = ['--source', from, '--target', to];
@@ -69,9 +78,10 @@ export async function createShadow(
     source,
     target,
     spool,
-    start: ({ failpoints, more = [], limit } = {}) => {
+    start: ({ failpoints, more = [], limit, hasJumpingClock = false } = {}) => {
       const args = ['clone', ...stores, '--follow', '--json', '--spool', spool, ...more];
-      const clone = watch(startCommand(args, environment(failpoints), limit));
+      const clock = hasJumpingClock ? { NODE_OPTIONS: `--import=${JUMPING_CLOCK}` } : {};
+      const clone = watch(startCommand(args, { ...environment(failpoints), ...clock }, limit));
       running.add(clone);
       void clone.ended.then(() => running.delete(clone));
       return clone;

@@ -68,6 +68,7 @@ export class Receiver {
   #confirmedLsn = lsn(0n);
   #inTransaction = false;
   #waitsForRoom = false;
+  #isReplyWanted = false;
   #receivedAtMs: number;
 
   constructor(deps: ReceiverDeps, start: Lsn) {
@@ -92,17 +93,19 @@ export class Receiver {
   async run(start: Lsn, giveUpMs: number, signal: AbortSignal): Promise<void> {
     const { clock, log, writer } = this.#deps;
     let retryMs = RETRY_FIRST_MS;
-    let workedAtMs = clock.now();
+    // Since the first failure, not since it last worked: a process that slept for long tries again, too.
+    let brokenAtMs: number | undefined;
     for (;;) {
       const from = writer.appendedLsn > start ? writer.appendedLsn : start;
       try {
         await this.#stream(from, signal, () => {
           retryMs = RETRY_FIRST_MS;
-          workedAtMs = clock.now();
+          brokenAtMs = undefined;
         });
       } catch (error) {
         signal.throwIfAborted();
-        if (!isTransient(error) || clock.now() - workedAtMs > giveUpMs) throw error;
+        brokenAtMs ??= clock.now();
+        if (!isTransient(error) || clock.now() - brokenAtMs > giveUpMs) throw error;
         const code = error instanceof OperatorError ? error.code : 'unknown';
         log.warn({ code, retryMs }, 'the stream of the source was interrupted');
         if (code === 'SLOT_IN_USE') await this.#endFormerReader();
@@ -212,7 +215,9 @@ export class Receiver {
       return writer.append(buffer, payload, end, walStart);
     }
     if (buffer[start] === KEEPALIVE) {
-      const { serverEndLsn } = decodeKeepalive(frame);
+      const { serverEndLsn, replyRequested } = decodeKeepalive(frame);
+      // At half of its wal_sender_timeout, after which it gives us up.
+      this.#isReplyWanted ||= replyRequested;
       if (serverEndLsn > this.#receivedLsn) this.#receivedLsn = serverEndLsn;
       // Between transactions a keepalive is past every one that was sent (never before: pain 1).
       if (!this.#inTransaction) return writer.advance(serverEndLsn);
@@ -230,7 +235,9 @@ export class Receiver {
       if (!this.#waitsForRoom && now - this.#receivedAtMs > SILENCE_MS_MAX) {
         throw new OperatorError('CONNECTION_LOST', 'the source has been silent for too long');
       }
-      if (durable > this.#confirmedLsn || now - sentAtMs >= STATUS_INTERVAL_MS) {
+      const isDue = now - sentAtMs >= STATUS_INTERVAL_MS || this.#isReplyWanted;
+      if (durable > this.#confirmedLsn || isDue) {
+        this.#isReplyWanted = false;
         failpoints.hit('receive.beforeConfirm');
         await connection.write(
           encodeStandbyStatus({
