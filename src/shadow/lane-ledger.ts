@@ -89,6 +89,8 @@ export async function leaveReseed(
 export async function handOver(writer: Writer, shape: TableShape, lsn: Lsn): Promise<boolean> {
   return asRunner(writer, async () => {
     const { target, shadowId } = writer;
+    // The main loop is held meanwhile.
+    await target.query(`SET LOCAL lock_timeout = '5s'`);
     const touched = await target.execute(
       `UPDATE understudy.relation
           SET state = 'copied', is_in_lane = false, applied_lsn = NULL,

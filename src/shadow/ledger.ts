@@ -321,16 +321,19 @@ export function recordedColumns(table: Pick<Table, 'columns'>): RelationRecord['
   return copiedColumns(table).map(({ name, attnum, typeOid }) => ({ name, attnum, typeOid }));
 }
 
+/** Every table of the shadow; or only those that the main loop does not follow, of which there are few. */
 export async function readRelationRecords(
   target: Session,
   shadowId: string,
+  which: 'all' | 'not followed' = 'all',
 ): Promise<readonly RelationRecord[]> {
   const rows = await target.query(
     `SELECT source_oid, schema_name, table_name, state, start_lsn, is_in_lane, applied_lsn,
             to_json(key_columns) AS key_columns, columns, rows, published, stop_lsn, stop_code, stop_message,
             to_json(stopped_at) #>> '{}' AS stopped_at, waits_for, is_spooled, spool_bytes
-       FROM understudy.relation WHERE shadow_id = $1 ORDER BY schema_name, table_name`,
-    [shadowId],
+       FROM understudy.relation WHERE shadow_id = $1 AND ($2 OR state <> 'copied')
+      ORDER BY schema_name, table_name`,
+    [shadowId, which === 'all'],
   );
   return rows.map((row) => ({
     sourceOid: Number(row['source_oid']),

@@ -203,7 +203,7 @@ async function setupOrigin(
 }
 
 /** Failures of one table, which `detail.relation` names. */
-export const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
+const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
   'TABLE_DIVERGED',
   'TABLE_CHANGED',
   'ROW_INCOMPLETE',

@@ -6,7 +6,7 @@ import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
 import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import type { Clock } from '#src/lib/clock.ts';
-import type { OperatorError } from '#src/lib/errors.ts';
+import type { ErrorCode, OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { orAborted } from '#src/lib/or-aborted.ts';
@@ -23,8 +23,8 @@ import {
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
-import { type Memory, repeatAttempts } from './apply-attempts.ts';
-import { STOPS_A_TABLE, tableStop } from './apply-changes.ts';
+import { isTransient, type Memory, repeatAttempts } from './apply-attempts.ts';
+import { tableStop } from './apply-changes.ts';
 import { openApplyConnection } from './apply-connection.ts';
 import { ApplyGate } from './apply-gate.ts';
 import { ApplyLoop } from './apply-loop.ts';
@@ -62,6 +62,8 @@ const NEAR_MS = 1_000;
 /** A lane that does not gain on the main loop any more holds it up for about its last round. */
 const ROUNDS_MIN = 5;
 const GAIN_MIN = 0.8;
+/** The main loop is held no longer than this, such as by a lock that somebody has on the lane's table. */
+const HAND_OVER_MS = 10_000;
 
 /** Bring the table back, or stop it again where it cannot go on. Throws what has nothing to do with it. */
 export async function runLane(
@@ -135,8 +137,8 @@ async function attempt(
     [
       async (end) => loop.run(end),
       async (end) => {
-        await comeNear(deps, gate, end);
-        await handOverAt(deps, { target, record, table, gate }, end);
+        do await comeNear(deps, gate, end);
+        while (!(await handOverAt(deps, { target, record, table, gate }, end)));
       },
     ],
     signal,
@@ -163,20 +165,22 @@ type Lane = {
   readonly gate: ApplyGate;
 };
 
-async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Promise<void> {
+/** False when the lane did not get there in time: nobody else waits for it any longer. */
+async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Promise<boolean> {
   const { shadow, epoch, failpoints } = deps;
   const { target, record, table } = lane;
   using _ = await deps.gate.claim(signal);
   let at: Lsn;
   try {
     at = await orAborted(deps.gate.close({ kind: 'now' }), signal);
-    await orAborted(lane.gate.close({ kind: 'until', lsn: at }), signal);
+    const reached = orAborted(lane.gate.close({ kind: 'until', lsn: at }), signal);
+    if (!(await isWithin(deps, reached, HAND_OVER_MS))) return false;
     // The main loop stands, so every version up to there is on record.
     const version = (await readLatestVersions(target, shadow.shadowId)).get(record.sourceOid);
     if (version !== undefined && version.lsn >= beganAt(record)) table.requireShape(version.shape);
     failpoints.hit('lane.beforeHandOver');
     const writer: Writer = { target, shadowId: shadow.shadowId, epoch };
-    if (!(await handOver(writer, { ...record, ...table.shape }, at))) return;
+    if (!(await handOver(writer, { ...record, ...table.shape }, at))) return true;
     failpoints.hit('lane.afterHandOver');
   } finally {
     deps.gate.open();
@@ -186,6 +190,7 @@ async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Prom
     level: 'info',
     message: `table ${quoteTable(record)} follows again from ${formatLsn(at)}`,
   });
+  return true;
 }
 
 /** Versions from before say nothing of the table that is brought back. */
@@ -194,6 +199,29 @@ function beganAt({ startLsn, stop }: RelationRecord): Lsn {
   return lsn(start > stopped ? start : stopped);
 }
 
+/** Whether it happens in time. */
+async function isWithin({ clock }: LaneDeps, fact: Promise<unknown>, ms: number): Promise<boolean> {
+  const over = new AbortController();
+  const late = clock.sleep(ms, over.signal).then(() => false);
+  late.catch(() => undefined);
+  try {
+    return await Promise.race([fact.then(() => true), late]);
+  } finally {
+    over.abort();
+  }
+}
+
+/** Failures of the shadow as a whole. Whatever else fails in a lane must not stop the other tables. */
+const NOT_OF_A_TABLE: ReadonlySet<ErrorCode> = new Set([
+  'LEASE_LOST',
+  'CONNECTION_LOST',
+  'CONNECTION_FAILED',
+  'AUTHENTICATION_FAILED',
+  'DATABASE_MISSING',
+  'SPOOL_CORRUPT',
+  'SPOOL_UNUSABLE',
+]);
+
 /** Where the lane is, the table cannot go on: it stops once more. False when the error is not about it. */
 async function stopAgain(
   deps: LaneDeps,
@@ -201,7 +229,7 @@ async function stopAgain(
   error: OperatorError,
 ): Promise<boolean> {
   const isSpoolGone = error.code === 'SPOOL_MISSING';
-  if (!STOPS_A_TABLE.has(error.code) && !isSpoolGone) return false;
+  if (isTransient(error) || NOT_OF_A_TABLE.has(error.code)) return false;
   const { shadow, failpoints } = deps;
   await using target = await openLedgerSession(deps);
   const record = await readLane(target, shadow.shadowId, sourceOid);

@@ -25,6 +25,7 @@ export type LanesDeps = LaneDeps & {
 };
 
 const POLL_MS = 500;
+const RETRY_MS = 5_000;
 /** Each has a connection to the target, and reads the spool once more. */
 const LANES_MAX = 4;
 
@@ -51,7 +52,7 @@ export async function runLanes(deps: LanesDeps, signal: AbortSignal): Promise<vo
   try {
     for (;;) {
       await serveLaneRequests(deps, target);
-      work.begin(await readRelationRecords(target, shadow.shadowId));
+      work.begin(await readRelationRecords(target, shadow.shadowId, 'not followed'));
       await work.whileHealthy(clock.sleep(POLL_MS, signal));
     }
   } finally {
@@ -132,7 +133,12 @@ async function copy(
   } catch (error) {
     signal.throwIfAborted();
     if (!(error instanceof OperatorError) || !FAILS_A_COPY.has(error.code)) throw error;
-    if (isTransient(error)) throw error;
+    if (isTransient(error)) {
+      // Such as a deadlock or a full disk: the ledger still says that they are to be copied.
+      deps.log.warn({ code: error.code }, 'a copy was interrupted');
+      await deps.clock.sleep(RETRY_MS, signal);
+      return;
+    }
     const culprit = Number(error.detail['relation']);
     const failed = records.filter(({ sourceOid }) => sourceOid === culprit);
     // The others are copied by the next attempt.

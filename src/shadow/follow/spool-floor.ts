@@ -54,7 +54,7 @@ export async function keepForStopped(
 ): Promise<Lsn> {
   const { target, shadow, spool } = deps;
   for (;;) {
-    const records = await readRelationRecords(target, shadow.shadowId);
+    const records = await readRelationRecords(target, shadow.shadowId, 'not followed');
     const stopped = records
       .filter(({ state, isSpooled }) => state === 'stopped' && isSpooled)
       .map((record) => ({ record, from: record.stop?.lsn ?? applied }))
@@ -81,7 +81,11 @@ export async function letGoBefore(
   },
   startLsn: Lsn,
 ): Promise<void> {
-  for (const record of await readRelationRecords(deps.target, deps.shadow.shadowId)) {
+  for (const record of await readRelationRecords(
+    deps.target,
+    deps.shadow.shadowId,
+    'not followed',
+  )) {
     const needed = neededAfter(record);
     if (needed === undefined || needed >= startLsn) continue;
     await letGo(deps, record, `the spool begins at ${formatLsn(startLsn)} now`);

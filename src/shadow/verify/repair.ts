@@ -9,6 +9,7 @@ import {
 import { OperatorError } from '#src/lib/errors.ts';
 import { mendLargeObjects } from '#src/shadow/large-objects/mend-large-objects.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
+import { recordedColumns } from '#src/shadow/ledger.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';
 
 import { compareChunks } from './compare-chunks.ts';
@@ -173,7 +174,10 @@ async function chunksToMend(
   return outcome?.different ?? [];
 }
 
-/** A stopped table that is the source's of the fence follows again from there. */
+/**
+ * A stopped table that is the source's of the fence follows again from there, by the shape that it has now.
+ * One that was never copied is not published either: it has to be reseeded.
+ */
 async function follow(
   target: WireConnection,
   { shadowId }: VerifyOptions,
@@ -182,11 +186,15 @@ async function follow(
 ): Promise<void> {
   if (shadowId === undefined || lsn === undefined || fence === undefined) return;
   const row = `shadow_id = ${quoteLiteral(shadowId)} AND source_oid = ${table.oid}`;
+  const columns = quoteLiteral(JSON.stringify(recordedColumns(table)));
+  const key = table.key.map(quoteLiteral).join(', ');
   await target.query(
     `UPDATE understudy.relation
         SET state = 'copied', start_lsn = '${formatLsn(lsn)}', stop_lsn = NULL, stop_code = NULL,
-            stop_message = NULL, stopped_at = NULL, waits_for = NULL, is_spooled = false, spool_bytes = 0
-      WHERE ${row} AND state = 'stopped';
+            stop_message = NULL, stopped_at = NULL, waits_for = NULL, is_spooled = false, spool_bytes = 0,
+            schema_name = ${quoteLiteral(table.schema)}, table_name = ${quoteLiteral(table.name)},
+            columns = ${columns}::jsonb, key_columns = ARRAY[${key}]::text[]
+      WHERE ${row} AND state = 'stopped' AND start_lsn IS NOT NULL;
      DELETE FROM understudy.chunk WHERE ${row}`,
   );
 }

@@ -214,6 +214,24 @@ test('a position that is durable is still known after everything was trimmed (tr
   expect(() => spool.reader(lsn(last - 1n))).toThrow('begins at');
 });
 
+test('a spool that was made anew has no more than it says, also when it is opened again', async () => {
+  const directory = scratch.newDirectory();
+  const source = play([]);
+  source.transaction([row(100)]);
+  const start = lsn(CREATED + 1n);
+  {
+    await using spool = await openTestSpool(directory, { startLsn: start });
+    expect(spool.startLsn).toBe(start);
+    expect(() => spool.reader(CREATED)).toThrow('begins at');
+    await appendAll(spool, source.events);
+  }
+  await using spool = await openTestSpool(directory);
+  expect(spool.startLsn).toBe(start);
+  expect(() => spool.reader(CREATED)).toThrow('begins at');
+  await using reader = spool.reader(start);
+  expect(reader.segment).toBe(1);
+});
+
 test('a reader that is behind keeps its segment from being trimmed', async () => {
   const source = play([]);
   for (let i = 0; i < 30; i++) source.transaction([row(100)]);
