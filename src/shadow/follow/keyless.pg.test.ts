@@ -387,7 +387,16 @@ describe.each(PAIRS)('without a key, from %i to %i', (...versions) => {
     );
     await session.query(`UPDATE public.other SET v = 'zqrow 2'`);
     expect(await differences(pair, 'public.other')).toEqual([]);
-    await pair.target.session.query(`ALTER TABLE public.t ADD late numeric DEFAULT 1.0`);
+    // What is to be removed in the old shape must not be taken from what came in the new one.
+    await session.query(
+      `BEGIN; DELETE FROM public.t WHERE ctid IN (SELECT ctid FROM public.t WHERE n = 3 LIMIT 1);
+       UPDATE public.t SET v = 'zqrow 2' WHERE n = 2; ALTER TABLE public.t ADD last int;
+       INSERT INTO public.t SELECT v, n, late, 5 FROM public.t WHERE n IN (2, 3);
+       UPDATE public.t SET last = 6 WHERE n = 4; COMMIT`,
+    );
+    await pair.target.session.query(
+      `ALTER TABLE public.t ADD late numeric DEFAULT 1.0, ADD last int`,
+    );
     await comeBack('resume');
     await session.query(
       `UPDATE public.t SET late = 1.00 WHERE n = 1; DELETE FROM public.t WHERE n = 4`,

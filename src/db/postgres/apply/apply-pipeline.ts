@@ -21,6 +21,7 @@ import { unchangedColumns } from '#src/wire/postgres/row-tuple.ts';
 import {
   type ApplyTable,
   copyIn,
+  copyInto,
   deleteMany,
   deleteOne,
   elementOid,
@@ -31,7 +32,7 @@ import {
 } from './apply-table.ts';
 import type { PreparedStatement, PreparedStatements } from './prepared-statements.ts';
 import type { Removals } from './removals.ts';
-import { copyStaged, removeStaged } from './staged-rows.ts';
+import { removeStaged } from './staged-rows.ts';
 
 /** What a statement of a pipeline is for, and what the server must answer. */
 export type Expectation =
@@ -118,6 +119,7 @@ export class ApplyPipeline {
         updates.set(entry.unchanged, [entry]);
       }
     }
+    if (this.#removals.isChanged(table)) this.remove(table);
     // Deletes first: they free the unique values that the others may take.
     if (deletes.length > 0) {
       if (isKeyless(table)) this.#stage(table, deletes);
@@ -129,10 +131,14 @@ export class ApplyPipeline {
 
   /** Remove the rows of a table without a key that wait for it: see staged-rows.ts. */
   remove(table: ApplyTable): void {
-    const rows = this.#removals.take(table);
-    if (rows === 0) return;
-    const { before, remove, after } = removeStaged(table);
-    this.query([...before, [remove, { kind: 'rows', table, rows }], ...after]);
+    const waiting = this.#removals.take(table);
+    if (waiting === undefined) return;
+    const { before, remove, after } = removeStaged(
+      waiting.table,
+      this.#removals.place(waiting.table),
+    );
+    const expectation = { kind: 'rows', table: waiting.table, rows: waiting.rows } as const;
+    this.query([...before, [remove, expectation], ...after]);
   }
 
   /** One change as it came. */
@@ -170,7 +176,7 @@ export class ApplyPipeline {
     const statements = this.#removals.prepare(table);
     if (statements.length > 0) this.query(statements);
     const before = this.#to.length;
-    this.#copy(table, copyStaged(table), entries);
+    this.#copy(table, copyInto(this.#removals.place(table), table), entries);
     const staged = { rows: entries.length, bytes: this.#to.length - before };
     if (!this.#removals.add(table, staged)) this.remove(table);
   }

@@ -5,13 +5,16 @@ import { stage } from './staged-rows.ts';
  * The rows of tables without a key that are staged and still to be removed, in the open transaction of a
  * session. Each removal reads its table once, so it waits as long as it may, over the batches of a large
  * transaction: until the commit, a TRUNCATE of the table, or so many rows that they would not fit into
- * memory. What waits leaves after rows that came later, so it may not where an index would refuse those.
+ * memory. What waits leaves after rows that came later, so it may not where an index would refuse those,
+ * nor past a change of the table's shape, which gives its rows values that those to remove do not have.
  */
 export class Removals {
   readonly #waiting = new Map<number, Waiting>();
-  /** Tables whose staging table may hold rows of this transaction, or exist in this session. */
-  readonly #used = new Set<number>();
-  readonly #made = new Set<number>();
+  /** Names of staging tables: a table of another shape, which is another object, has another. */
+  readonly #places = new Map<ApplyTable, string>();
+  /** Those that may hold rows of this transaction, or exist in this session. */
+  readonly #used = new Set<string>();
+  readonly #made = new Set<string>();
   readonly #isUnique = new Map<number, boolean>();
 
   /** Whether it is known of the table if it has an index that refuses rows. */
@@ -23,12 +26,29 @@ export class Removals {
     this.#isUnique.set(table.oid, isUnique);
   }
 
+  /** Where the rows of the table are staged. */
+  place(table: ApplyTable): string {
+    let place = this.#places.get(table);
+    if (place === undefined) {
+      place = `pg_temp.understudy_${this.#places.size}`;
+      this.#places.set(table, place);
+    }
+    return place;
+  }
+
+  /** Whether rows wait that the table had when its shape was another. */
+  isChanged(table: ApplyTable): boolean {
+    const waiting = this.#waiting.get(table.oid);
+    return waiting !== undefined && waiting.table !== table;
+  }
+
   /** Statements to run before rows are staged. */
   prepare(table: ApplyTable): readonly string[] {
     if (this.#waiting.has(table.oid)) return [];
-    const statements = stage(table, this.#used.has(table.oid));
-    this.#used.add(table.oid);
-    this.#made.add(table.oid);
+    const place = this.place(table);
+    const statements = stage(table, place, this.#used.has(place));
+    this.#used.add(place);
+    this.#made.add(place);
     return statements;
   }
 
@@ -41,11 +61,11 @@ export class Removals {
     return this.#isUnique.get(table.oid) === false && rows < ROWS_MAX && bytes < BYTES_MAX;
   }
 
-  /** How many rows of the table wait; they do not any more. */
-  take(table: ApplyTable): number {
-    const rows = this.#waiting.get(table.oid)?.rows ?? 0;
+  /** What waits of the table, in the shape that it had; it does not any more. */
+  take(table: ApplyTable): Waiting | undefined {
+    const waiting = this.#waiting.get(table.oid);
     this.#waiting.delete(table.oid);
-    return rows;
+    return waiting;
   }
 
   waiting(): readonly ApplyTable[] {

@@ -1,6 +1,6 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 
-import { type ApplyTable, copyInto } from './apply-table.ts';
+import type { ApplyTable } from './apply-table.ts';
 
 /**
  * Rows of a table without a key are deleted by content. A batch's are brought over by COPY into a
@@ -15,22 +15,12 @@ import { type ApplyTable, copyInto } from './apply-table.ts';
  * has many, and so has an array that once held a NULL.
  */
 
-/** Where the rows to remove of a table are. */
-function stagedTable(table: ApplyTable): string {
-  return `pg_temp.understudy_${table.oid}`;
-}
-
-/** Make the place for the rows to remove, empty. It is emptied by each commit. */
-export function stage(table: ApplyTable, isUsed: boolean): readonly string[] {
-  const name = stagedTable(table);
+/** Make the temporary table `place` for rows to remove, empty. It is emptied by each commit. */
+export function stage(table: ApplyTable, place: string, isUsed: boolean): readonly string[] {
   const columns = table.columns.map((column) => quoteIdentifier(column.name)).join(', ');
-  const make = `CREATE TEMPORARY TABLE IF NOT EXISTS ${name} ON COMMIT DELETE ROWS
+  const make = `CREATE TEMPORARY TABLE IF NOT EXISTS ${place} ON COMMIT DELETE ROWS
     AS SELECT ${columns} FROM ONLY ${quoteTable(table.name)} WITH NO DATA`;
-  return isUsed ? [make, `TRUNCATE ${name}`] : [make];
-}
-
-export function copyStaged(table: ApplyTable): string {
-  return copyInto(stagedTable(table), table);
+  return isUsed ? [make, `TRUNCATE ${place}`] : [make];
 }
 
 /** A value longer than this is stood for by its length until everything else is the same. */
@@ -40,7 +30,10 @@ const SHORT_BYTES_MAX = 2_000;
  * The statement that removes what is staged, between settings under which it is one scan: the others of an
  * apply session are for statements that find their rows by an index.
  */
-export function removeStaged(table: ApplyTable): {
+export function removeStaged(
+  table: ApplyTable,
+  place: string,
+): {
   readonly before: readonly string[];
   readonly remove: string;
   readonly after: readonly string[];
@@ -50,11 +43,11 @@ export function removeStaged(table: ApplyTable): {
     WITH s AS MATERIALIZED (
       SELECT ${shortText(table, 'r')} AS short, ${longText(table, 'r')} AS long, count(*) AS n,
              row_number() OVER () AS id
-        FROM ${stagedTable(table)} AS r GROUP BY 1, 2)
+        FROM ${place} AS r GROUP BY 1, 2)
     DELETE FROM ONLY ${quoteTable(table.name)} WHERE ctid = ANY (ARRAY (
       SELECT m.place
         FROM (SELECT t.ctid AS place, s.n, row_number() OVER (PARTITION BY s.id) AS i
-                FROM ${likelyRows(table)} AS t
+                FROM ${likelyRows(table, place)} AS t
                 JOIN s ON ${shortText(table, 't')} = s.short
                       AND ${longText(table, 't')} IS NOT DISTINCT FROM s.long) AS m
        WHERE m.i <= m.n))`;
@@ -95,7 +88,7 @@ const FIXED_COLUMNS_MAX = 3;
  * The rows of the table, without most of those that are like no staged one, so that few need a text: that
  * costs ten times as much as to look up some values of fixed length. OFFSET 0 keeps this order.
  */
-function likelyRows(table: ApplyTable): string {
+function likelyRows(table: ApplyTable, place: string): string {
   const columns = [...FIXED_TYPES]
     .flatMap(([oid, none]) =>
       table.columns.flatMap(({ name, typeOid }) =>
@@ -108,7 +101,7 @@ function likelyRows(table: ApplyTable): string {
   if (columns.length === 0) return `ONLY ${quoteTable(table.name)}`;
   const row = (alias: string): string => columns.map((value) => value(alias)).join(', ');
   return `(SELECT c.ctid, c.* FROM ONLY ${quoteTable(table.name)} AS c
-            WHERE (${row('c')}) IN (SELECT ${row('r')} FROM ${stagedTable(table)} AS r) OFFSET 0)`;
+            WHERE (${row('c')}) IN (SELECT ${row('r')} FROM ${place} AS r) OFFSET 0)`;
 }
 
 /** The text of a row of `alias`, in which every value can be told from every other, NULL too. */
