@@ -121,6 +121,10 @@ const CATALOG = {
     onError: 'resnapshot',
     hint: 'The slot was dropped to protect the source: `understudy drop`, then `clone` again.',
   },
+  PROGRESS_LOST: {
+    onError: 'resnapshot',
+    hint: 'How far the target is cannot be told any more: `understudy drop`, then `clone` again.',
+  },
   SPOOL_FULL: {
     onError: 'halt',
     hint: 'Free disk space under the spool folder (--spool) and run again: it resumes.',

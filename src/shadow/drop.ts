@@ -1,7 +1,7 @@
 import { access, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import type { Endpoint } from '#src/core/endpoint.ts';
+import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
@@ -47,9 +47,13 @@ export async function dropShadows(options: DropOptions): Promise<readonly Droppe
   await using source = await openSession(options.source, { applicationName });
   await using target = await openSession(options.target, { applicationName });
   const identity = await identifySource(source);
+  const address = describeEndpoint(options.source);
   const shadows = (await readShadows(target)).filter(
     (shadow) =>
-      shadow.sourceSystemId === identity.systemId && shadow.sourceDatabase === identity.database,
+      (shadow.sourceSystemId === identity.systemId &&
+        shadow.sourceDatabase === identity.database) ||
+      // Its server was replaced by another one, which may have nothing of ours.
+      shadow.sourceAddress === address,
   );
   if (shadows.length === 0) {
     throw new OperatorError(

@@ -1,6 +1,8 @@
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
 import type { ProgressKind } from '#src/db/postgres/apply/apply-session.ts';
+import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
+import { TARGET_IDENTITY } from '#src/db/postgres/ledger-schema.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 /**
@@ -89,21 +91,86 @@ export async function initProgress(
   );
 }
 
-/** The end of the last source transaction that the target has committed, or `start` before the first. */
+/**
+ * The end of the last source transaction that the target has committed, or `start` before the first.
+ *
+ * An origin belongs to the server and not to the database, and anybody who may can drop it, reset it or
+ * restore the database beside it. So what it says must not be before a position that the ledger holds as
+ * applied: that was written after the commit, so it is never ahead of a progress that is in order. To go
+ * on from an older position would apply changes twice.
+ *
+ * Throws PROGRESS_LOST.
+ */
 export async function readProgress(
   target: Session,
   shadow: { readonly shadowId: string; readonly originName: string | undefined },
   start: Lsn,
 ): Promise<Lsn> {
-  const [row] =
-    shadow.originName === undefined
-      ? await target.query(
-          'SELECT applied_lsn AS lsn FROM understudy.progress WHERE shadow_id = $1',
-          [shadow.shadowId],
-        )
-      : await target.query('SELECT pg_catalog.pg_replication_origin_progress($1, true) AS lsn', [
-          shadow.originName,
-        ]);
-  const applied = parseLsn(row?.['lsn'] ?? '') ?? lsn(0n);
-  return applied > start ? applied : start;
+  // First: it may grow while we ask for the other.
+  const [position] = await target.query(
+    'SELECT applied_lsn AS lsn FROM understudy.position WHERE shadow_id = $1',
+    [shadow.shadowId],
+  );
+  const witness = parseLsn(position?.['lsn'] ?? '') ?? lsn(0n);
+  const { name, found } = await readKept(target, shadow);
+  if (!found.isThere) {
+    throw new OperatorError('PROGRESS_LOST', `${name} of the target is gone`);
+  }
+  const applied = found.lsn > start ? found.lsn : start;
+  if (applied >= witness) return applied;
+  throw new OperatorError(
+    'PROGRESS_LOST',
+    `${name} of the target is at ${formatLsn(applied)}, and was at ${formatLsn(witness)} already`,
+  );
+}
+
+type Kept = { readonly isThere: boolean; readonly lsn: Lsn };
+
+async function readKept(
+  target: Session,
+  { shadowId, originName }: { readonly shadowId: string; readonly originName: string | undefined },
+): Promise<{ readonly name: string; readonly found: Kept }> {
+  const nothing = lsn(0n);
+  if (originName === undefined) {
+    const [row] = await target.query(
+      'SELECT applied_lsn AS lsn FROM understudy.progress WHERE shadow_id = $1',
+      [shadowId],
+    );
+    const found = { isThere: row !== undefined, lsn: parseLsn(row?.['lsn'] ?? '') ?? nothing };
+    return { name: `the progress of shadow ${shadowId}`, found };
+  }
+  const name = `replication origin ${originName}`;
+  try {
+    const [row] = await target.query(
+      'SELECT pg_catalog.pg_replication_origin_progress($1, true) AS lsn',
+      [originName],
+    );
+    return { name, found: { isThere: true, lsn: parseLsn(row?.['lsn'] ?? '') ?? nothing } };
+  } catch (error) {
+    // undefined_object
+    if (sqlstateOf(error) !== '42704') throw error;
+    return { name, found: { isThere: false, lsn: nothing } };
+  }
+}
+
+/**
+ * What a database restored from a dump, or made from a template, does not share with the one that the
+ * shadow was made in: its origin's progress is that of the other one then. Not of a progress that is a row.
+ *
+ * Throws PROGRESS_LOST.
+ */
+export async function requireSameTarget(
+  target: Session,
+  shadow: { readonly shadowId: string; readonly originName: string | undefined },
+): Promise<void> {
+  if (shadow.originName === undefined) return;
+  const [row] = await target.query(
+    `SELECT target_identity = ${TARGET_IDENTITY} AS is_same FROM understudy.shadow WHERE shadow_id = $1`,
+    [shadow.shadowId],
+  );
+  if (row?.['is_same'] !== 'f') return;
+  throw new OperatorError(
+    'PROGRESS_LOST',
+    `the target was restored or copied since shadow ${shadow.shadowId} was made, and replication origin ${shadow.originName} is not of this copy`,
+  );
 }

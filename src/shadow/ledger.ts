@@ -6,7 +6,12 @@ import type { Phase } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
 import { copiedColumns, quoteLiteral, type Table, type TableName } from '#src/core/table.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
-import { LEDGER_COMMENT, LEDGER_SCHEMA, LEDGER_VERSION } from '#src/db/postgres/ledger-schema.ts';
+import {
+  LEDGER_COMMENT,
+  LEDGER_SCHEMA,
+  LEDGER_VERSION,
+  TARGET_IDENTITY,
+} from '#src/db/postgres/ledger-schema.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 
 /** A shadow's own row, its relations and its adjustments in the ledger on the target (docs/state.md). */
@@ -88,8 +93,9 @@ export async function insertShadow(target: Session, shadow: ShadowRecord): Promi
        (shadow_id, ledger_version, source_system_id, source_timeline, source_database, source_address,
         slot_name, publication_name, publication_oid, origin_name, selection, is_followed,
         stream_format, consistent_lsn, spool_directory, source_wal_bytes_max, phase,
-        stopped_spool_bytes_max, max_lag_ms)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
+        stopped_spool_bytes_max, max_lag_ms, target_identity)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+             ${TARGET_IDENTITY})`,
     [
       shadow.shadowId,
       LEDGER_VERSION,

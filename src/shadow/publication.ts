@@ -180,22 +180,27 @@ export async function readPublishedTables(
 const FILTERS_VERSION = 150_000;
 
 /**
- * Of a row `r` of pg_publication_rel, what is published by it: a text that stays the same until somebody
- * alters the publication, whatever is renamed meanwhile. A table that is taken out and put back has
- * another entry: what was written in between is in no stream.
+ * Of a row `r` of pg_publication_rel, how its table is published: a text that stays the same until
+ * somebody alters the publication, whatever is renamed meanwhile. A table that was taken out and put back
+ * has another entry; a publication whose operations were changed, and changed back, another xmin. Either
+ * has left changes out.
  */
 export function publishedPartSql(serverVersion: number): string {
-  if (serverVersion < FILTERS_VERSION) return `concat('entry ', r.oid)`;
-  return `CASE WHEN r.prattrs IS NULL AND r.prqual IS NULL THEN concat('entry ', r.oid)
-    ELSE concat('entry ', r.oid, ' columns ', r.prattrs, ' rows ', md5(r.prqual::text)) END`;
+  const entry = `'entry ', r.oid, ' ',
+    (SELECT p.xmin FROM pg_catalog.pg_publication p WHERE p.oid = r.prpubid)`;
+  if (serverVersion < FILTERS_VERSION) return `concat(${entry})`;
+  return `concat(${entry}, CASE WHEN r.prattrs IS NOT NULL OR r.prqual IS NOT NULL
+    THEN concat('${FILTER_MARK}', r.prattrs, ' rows ', md5(r.prqual::text)) END)`;
 }
 
-/** Whether only some columns or rows are published, by what `publishedPartSql` gave. */
+const FILTER_MARK = ' columns ';
+
+/** Whether only some rows or columns are published, by such a text. */
 export function isPublishedInPart(published: string): boolean {
-  return published.includes(' columns ');
+  return published.includes(FILTER_MARK);
 }
 
-/** By oid, what of each table of the publication is published; see `publishedPartSql`. */
+/** By oid, how each table of the publication is published; see `publishedPartSql`. */
 export async function readPublishedParts(
   session: Session,
   publicationOid: number,

@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS understudy.shadow (
   stop_message         text,
   -- Whether our event triggers are on the source (docs/adr/0010).
   has_ddl_triggers     boolean NOT NULL DEFAULT false,
+  -- Of the database and this table when the shadow was made: see TARGET_IDENTITY.
+  target_identity      text,
   created_at           timestamptz NOT NULL DEFAULT now()
 );
 
@@ -256,3 +258,8 @@ CREATE TABLE IF NOT EXISTS understudy.verification (
   unverified      text[] NOT NULL DEFAULT '{}'
 );
 `;
+
+/** An expression that a restore from a dump, or a copy by CREATE DATABASE … TEMPLATE, changes. */
+export const TARGET_IDENTITY = `(
+  SELECT concat_ws('/', d.oid, 'understudy.shadow'::regclass::oid)
+    FROM pg_catalog.pg_database d WHERE d.datname = current_database())`;

@@ -87,6 +87,7 @@ export const CHECKS = {
   'target-object-exists': 'refuse',
   'target-large-objects': 'refuse',
   'target-sessions': 'warn',
+  'target-subscription': 'warn',
   'target-event-trigger': 'warn',
   'target-disk': 'info',
   'extension-missing': 'refuse',

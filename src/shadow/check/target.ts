@@ -17,6 +17,7 @@ export async function checkTarget(context: CheckContext): Promise<readonly Findi
     ...(context.isFollowed ? await checkOrigin(context) : []),
     ...(await checkExistingObjects(context)),
     ...(await checkSessions(context)),
+    ...(await checkSubscriptions(context)),
     ...(await checkEventTriggers(context)),
     ...(await checkSize(context)),
   ];
@@ -216,6 +217,23 @@ async function checkSessions({ target, targetServer }: CheckContext): Promise<re
       `${count} other sessions are connected (${names}); whatever they write makes the shadow differ`,
     ),
   ];
+}
+
+async function checkSubscriptions({ target }: CheckContext): Promise<readonly Finding[]> {
+  const rows = await target.query(
+    `SELECT subname FROM pg_subscription
+      WHERE subenabled AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+      ORDER BY 1`,
+  );
+  return rows.map((row) => {
+    const name = quoteIdentifier(field(row, 'subname'));
+    return finding(
+      'target-subscription',
+      `subscription ${name}`,
+      'it writes to the target, too; what it writes into a selected table makes the shadow differ',
+      onTarget(`ALTER SUBSCRIPTION ${name} DISABLE`),
+    );
+  });
 }
 
 /** Not those of extensions, which belong to them. */

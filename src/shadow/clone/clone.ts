@@ -10,7 +10,7 @@ import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.t
 
 import { buildShadow, type CloneState } from './build.ts';
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
-import { registerShadow } from './register.ts';
+import { refuseReplacedSource, registerShadow } from './register.ts';
 
 /**
  * Make a shadow, or go on making it: everything that an earlier run has recorded is not done again.
@@ -55,6 +55,7 @@ async function begin(deps: CloneDeps, options: CloneOptions) {
   const applicationName = 'understudy clone';
   await using source = await openSession(options.source, { applicationName });
   await using target = await openSession(options.target, { applicationName });
+  await refuseReplacedSource({ source, target }, options);
   const checked = await runCheck({ ...options, source, target });
   options.onChecked(checked);
   if (checked.isRefused) {

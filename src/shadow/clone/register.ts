@@ -43,6 +43,28 @@ export async function identifySource(source: Session): Promise<SourceIdentity> {
   return { ...(await identifySystem(connection)), database };
 }
 
+/**
+ * A server that took the place of a shadow's source: what it has is no continuation of anything. After a
+ * pg_upgrade it even is the same data, but slots and positions are not.
+ *
+ * Throws SOURCE_CHANGED.
+ */
+export async function refuseReplacedSource(
+  sessions: { readonly source: Session; readonly target: Session },
+  options: Pick<CloneOptions, 'source'>,
+): Promise<void> {
+  const { systemId } = await identifySource(sessions.source);
+  const address = describeEndpoint(options.source);
+  const replaced = (await readShadows(sessions.target)).find(
+    (shadow) => shadow.sourceAddress === address && shadow.sourceSystemId !== systemId,
+  );
+  if (replaced === undefined) return;
+  throw new OperatorError(
+    'SOURCE_CHANGED',
+    `${address} is system ${systemId} now; shadow ${replaced.shadowId} was made from system ${replaced.sourceSystemId} at that address`,
+  );
+}
+
 /** The shadow of exactly this dataset that the target holds, or undefined. */
 export function findShadow(
   shadows: readonly ShadowRecord[],

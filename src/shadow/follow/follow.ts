@@ -10,7 +10,7 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
 import { Wake } from '#src/lib/wake.ts';
-import { readProgress } from '#src/shadow/lease.ts';
+import { readProgress, requireSameTarget } from '#src/shadow/lease.ts';
 import { readRelationRecords, type ShadowRecord, updateShadow } from '#src/shadow/ledger.ts';
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
 import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
@@ -77,8 +77,8 @@ const SPOOL_BYTES_MAX = 2 ** 50;
 /**
  * Open the spool and check that nothing is missing between it, the target and the slot (trap 15).
  *
- * Throws SLOT_LOST, SLOT_AHEAD, SPOOL_MISSING, SOURCE_CHANGED, SOURCE_BEHIND, and what opening the spool
- * throws.
+ * Throws SLOT_LOST, SLOT_AHEAD, SPOOL_MISSING, PROGRESS_LOST, PUBLICATION_CHANGED, SOURCE_CHANGED,
+ * SOURCE_BEHIND, and what opening the spool throws.
  */
 export async function openFollower(deps: FollowDeps): Promise<Follower> {
   const { shadow, clock } = deps;
@@ -102,6 +102,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   // Before anything is applied: it would pass the fences that an earlier run kept.
   await voidRequests(requests, shadow.shadowId);
   deps.failpoints.hit('request.afterVoid');
+  await requireSameTarget(target, shadow);
   const applied = await readProgress(target, shadow, names.consistentLsn);
   const found = await readSourceTimeline(deps.source, shadow);
   const slot = await requireSlot(source, names.slotName, found, shadow.sourceTimeline);
@@ -157,6 +158,8 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   const records = await readRelationRecords(target, shadow.shadowId);
   const { publicationName, publicationOid } = names;
   const publication = new PublicationWatch({ name: publicationName, oid: publicationOid }, records);
+  // Before a change is received: one that was altered while nobody looked has left some out.
+  await publication.check(source);
   const nudge = async (): Promise<void> => sendHeartbeat(source, shadow.shadowId, clock.now());
   const floor = new SpoolFloor();
   const resources = owned.move();

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { parseColumnExclusion, parseRowFilter } from '#src/core/row-filter.ts';
 import { EVERYTHING, type Selection } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
 import { createPublication, readPublishedParts } from '#src/shadow/publication.ts';
 import { createTestDatabase, type TestDatabase, type TestVersion } from '#test/postgres.ts';
@@ -14,7 +15,7 @@ const NAME = 'pub';
 async function watched(
   version: TestVersion,
   selection: Selection = EVERYTHING,
-): Promise<TestDatabase & { watch: PublicationWatch }> {
+): Promise<TestDatabase & { watch: Pick<PublicationWatch, 'check'> }> {
   const db = await createTestDatabase(
     version,
     'CREATE TABLE public.a (id int PRIMARY KEY, v int); CREATE TABLE public.b (id int PRIMARY KEY, v int)',
@@ -38,8 +39,12 @@ async function watched(
   }));
   const publication = await createPublication({ session: db.session, name: NAME, tables });
   const parts = await readPublishedParts(db.session, publication.oid);
-  const recorded = records.map((one) => ({ ...one, published: parts.get(one.sourceOid) ?? '' }));
-  return { ...db, watch: new PublicationWatch(publication, recorded) };
+  const followed = records.map((one) => ({ ...one, published: parts.get(one.sourceOid) ?? '' }));
+  // Made for each look, as by a run that finds everything done.
+  const watch = {
+    check: async (session: Session) => new PublicationWatch(publication, followed).check(session),
+  };
+  return { ...db, watch };
 }
 
 test.each<readonly [TestVersion, string, string]>([
@@ -48,6 +53,11 @@ test.each<readonly [TestVersion, string, string]>([
     18,
     'lacked a table for a moment',
     'BEGIN; ALTER PUBLICATION pub DROP TABLE public.b; ALTER PUBLICATION pub ADD TABLE public.b; COMMIT',
+  ],
+  [
+    15,
+    'lacked an operation for a while',
+    `ALTER PUBLICATION pub SET (publish = 'insert'); ALTER PUBLICATION pub SET (publish = 'insert, update, delete, truncate')`,
   ],
   [14, 'lacks an operation', `ALTER PUBLICATION pub SET (publish = 'insert, update, delete')`],
   [17, 'goes by partition roots', 'ALTER PUBLICATION pub SET (publish_via_partition_root = true)'],

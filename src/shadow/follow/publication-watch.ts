@@ -14,9 +14,9 @@ type PublishedTable = {
 
 /**
  * Watches that the publication still sends every change of every table. Whoever alters it makes the
- * source skip changes in silence: one that was made again (trap 14), a table taken out of it (and put
- * back: its entry then has another oid), a row filter, a column list, an operation that is left out. What
- * was recorded when it was made tells, so it is noticed, too, when nobody ran meanwhile.
+ * source skip changes in silence: one that was made again (trap 14), a table taken out of it, a row
+ * filter, a column list, an operation that is left out. That it was put right again, while nobody looked,
+ * does not bring the changes back, so it is compared with what the ledger has of it.
  */
 export class PublicationWatch {
   readonly #publication: Publication;
@@ -25,7 +25,7 @@ export class PublicationWatch {
 
   constructor(publication: Publication, records: readonly RelationRecord[]) {
     this.#publication = publication;
-    this.#followed = records.filter(({ state }) => state === 'copied');
+    this.#followed = records.filter(({ state, isInLane }) => state !== 'stopped' && !isInLane);
   }
 
   /** Watch a table from now on that follows again, or is new. */
@@ -43,7 +43,7 @@ export class PublicationWatch {
     const [row] = await source.query(
       `SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.pubviaroot
                 AS is_complete,
-              (SELECT concat_ws(' ', count(*), sum(r.oid::int8), max(r.xmin::text::int8))
+              (SELECT concat_ws(' ', p.xmin, count(*), sum(r.oid::int8), max(r.xmin::text::int8))
                  FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid) AS fingerprint
          FROM pg_catalog.pg_publication p WHERE p.oid = $1`,
       [this.#publication.oid],
@@ -67,7 +67,7 @@ export class PublicationWatch {
       if (entry.entry === '') throw this.#changed(`does not publish table ${table} any more`);
       if (entry.part !== record.published) {
         throw this.#changed(
-          `did not publish table ${table} for a while, or has another filter on it than it was made with`,
+          `was altered since it was made, and may not have published table ${table} for a while`,
         );
       }
     }
