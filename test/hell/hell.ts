@@ -26,6 +26,8 @@ import { startWorkload, type Workload } from './workload.ts';
 export type HellOptions = {
   readonly versions: readonly [TestVersion, TestVersion];
   readonly seed: number;
+  /** Whether changes of the schema are seen by event triggers, or else by polling. */
+  readonly hasDdlTriggers: boolean;
   /** While the shadow follows; the copy takes as long as it takes. */
   readonly seconds: number;
   /** How often the process is killed while it copies, and while it follows. */
@@ -35,8 +37,8 @@ export type HellOptions = {
 
 /** Said, rather than left out silently. */
 const LEFT_OUT_OF_VERIFY = `verify left out ["hell.unlogged (it is unlogged)"]`;
-const CATCH_UP_MS = 120_000;
-const FOLLOWING_MS = 60_000;
+const CATCH_UP_MS = 180_000;
+const FOLLOWING_MS = 180_000;
 
 /** One shadow of the schema from hell under its workload, killed at random. Everything that was wrong. */
 export async function runHell(options: HellOptions): Promise<readonly string[]> {
@@ -98,7 +100,8 @@ async function load(
 async function followThroughKills(run: Run): Promise<Clone> {
   const { shadow, options, random } = run;
   const { kills, seconds, log } = options;
-  let clone = shadow.start();
+  const more = options.hasDdlTriggers ? ['--ddl-triggers'] : [];
+  let clone = shadow.start({ more });
   const again = async (when: string): Promise<void> => {
     if (clone.hasEnded()) {
       run.wrong.push(`the clone ended ${when}: ${describeEnd(await clone.ended)}`);
@@ -107,7 +110,7 @@ async function followThroughKills(run: Run): Promise<Clone> {
       await clone.ended;
     }
     log(`killed ${when}`);
-    clone = shadow.start();
+    clone = shadow.start({ more });
   };
   for (let i = 0; i < kills.copying; i += 1) {
     await clone.waitFor('"phase":"copying"').catch(() => undefined);
@@ -116,7 +119,7 @@ async function followThroughKills(run: Run): Promise<Clone> {
   }
   const sliceMs = (seconds * 1000) / (kills.following + 1);
   for (let i = 0; i <= kills.following; i += 1) {
-    await followed(clone);
+    await untilFollowing(clone);
     log('it follows');
     run.workload.truncateOften();
     await wait(sliceMs * (0.5 + random()));
@@ -125,7 +128,7 @@ async function followThroughKills(run: Run): Promise<Clone> {
   return clone;
 }
 
-async function followed(clone: Clone): Promise<void> {
+async function untilFollowing(clone: Clone): Promise<void> {
   const given = new AbortController();
   const isLate = await Promise.race([
     clone.waitFor(FOLLOWING).then(
@@ -146,12 +149,21 @@ async function conclude(shadow: Shadow, clone: Clone): Promise<readonly string[]
   const tokens = await readTokens(source);
   try {
     await until(
-      `${tokens.count} transactions on the target`,
-      async () => clone.hasEnded() || (await readTokens(target)).count >= tokens.count,
+      `${tokens.count} transactions on the target, and every table follows`,
+      async () => {
+        if (clone.hasEnded()) return true;
+        if ((await readTokens(target)).count < tokens.count) return false;
+        // A partition that has just arrived is copied, and catches up.
+        return (await findUnfollowed(source, target)).length === 0;
+      },
       CATCH_UP_MS,
     );
   } catch (error) {
-    return [String(error), ...(await readStopped(target))];
+    return [
+      String(error),
+      ...(await readStopped(target)),
+      ...(await findUnfollowed(source, target)),
+    ];
   }
   if (clone.hasEnded()) return [`the clone ended: ${describeEnd(await endOf(clone))}`];
   return [
@@ -185,6 +197,25 @@ async function checkTokens(endpoint: Endpoint): Promise<readonly string[]> {
        GROUP BY l.token, k.token HAVING count(l.token) <> 1 OR coalesce(max(k.n), 0) <> 1`);
     return rows.map(({ wrong }) => wrong);
   });
+}
+
+/** Partitions of the source that the shadow does not follow, or not yet. */
+async function findUnfollowed(source: Endpoint, target: Endpoint): Promise<readonly string[]> {
+  const wanted = await withClient(source, async (client) => {
+    const { rows } = await client.query(
+      `SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'hell.arriving'::regclass`,
+    );
+    return rows.map(({ name }) => name);
+  });
+  const copied = await withClient(target, async (client) => {
+    const { rows } = await client.query(
+      `SELECT table_name AS name FROM understudy.relation WHERE schema_name = 'hell' AND state = 'copied'`,
+    );
+    return new Set(rows.map(({ name }) => name));
+  });
+  if (wanted.length < 2) return ['no partition has arrived'];
+  return wanted.filter((name) => !copied.has(name)).map((name) => `${name} is not followed`);
 }
 
 async function readStopped(target: Endpoint): Promise<readonly string[]> {

@@ -36,6 +36,8 @@ INSERT INTO hell.other_parent SELECT i, 'zqrow o' || i FROM generate_series(1, 5
   },
 ];
 
+const ARRIVING_MAX = 4;
+
 export const PARTITIONS: readonly Item[] = [
   {
     name: 'partitions: range, then list, then hash, with defaults',
@@ -112,6 +114,33 @@ CREATE TABLE hell.no_partition (id int PRIMARY KEY) PARTITION BY LIST (id);`,
         `UPDATE hell.ranges SET v = '${salt}' WHERE a % 3 = ${below(3, random)}`,
         `UPDATE hell.expressions SET id = id + 3, v = '${salt}' WHERE id = (SELECT max(id) FROM hell.expressions)`,
         `UPDATE hell.expressions SET v = '${salt}' WHERE id = ${anyOf('hell.expressions', 'id', salt)}`,
+      ],
+    ],
+  },
+  {
+    name: 'partitions that arrive',
+    sql: `
+CREATE TABLE hell.arriving (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE hell.arriving_0 PARTITION OF hell.arriving FOR VALUES FROM (0) TO (1000);
+INSERT INTO hell.arriving SELECT i, 'zqrow' FROM generate_series(1, 20) i;`,
+    changes: [
+      // The next one, with rows in the transaction that makes it; a few of them, not one a second.
+      ({ random, salt, mayTruncate }) => [
+        ...(mayTruncate && random() < 0.5
+          ? [
+              `DO $$ DECLARE n int := (SELECT count(*) FROM pg_inherits WHERE inhparent = 'hell.arriving'::regclass); BEGIN
+                 IF n <= ${ARRIVING_MAX} THEN
+                   EXECUTE format('CREATE TABLE hell."arriving: %s" PARTITION OF hell.arriving FOR VALUES FROM (%s) TO (%s)', n, n * 1000, (n + 1) * 1000);
+                 END IF;
+               END $$`,
+            ]
+          : []),
+        `INSERT INTO hell.arriving SELECT max(id) + 1, '${salt}' FROM hell.arriving WHERE id % 1000 < 900 HAVING max(id) % 1000 < 900`,
+        `INSERT INTO hell.arriving SELECT n * 1000 + ${below(900, random)}, '${salt}' FROM (SELECT count(*) - 1 AS n FROM pg_inherits WHERE inhparent = 'hell.arriving'::regclass) one ON CONFLICT DO NOTHING`,
+      ],
+      ({ salt }) => [
+        `UPDATE hell.arriving SET v = '${salt}' WHERE id = ${anyOf('hell.arriving', 'id', salt)}`,
+        `DELETE FROM hell.arriving WHERE id = ${anyOf('hell.arriving', 'id', `${salt}d`)} AND id > 100`,
       ],
     ],
   },
