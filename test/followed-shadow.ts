@@ -1,7 +1,7 @@
 import { hostname } from 'node:os';
 
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
-import { EVERYTHING } from '#src/core/selection.ts';
+import { EVERYTHING, type Selection } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
 import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
@@ -34,6 +34,8 @@ export async function recordFollowedShadow(options: {
   readonly slot: { readonly name: string; readonly consistentLsn: Lsn };
   readonly spoolDirectory: string;
   readonly maxLagMs?: number | undefined;
+  /** What `tables` were read with; everything, when undefined. */
+  readonly selection?: Selection;
 }): Promise<{ shadow: ShadowRecord; epoch: bigint }> {
   const { source, target, shadowId, tables, publication, slot } = options;
   const system = await identifySource(source);
@@ -49,7 +51,7 @@ export async function recordFollowedShadow(options: {
     publicationName: publication.name,
     publicationOid: publication.oid,
     originName: progress.kind === 'origin' ? slot.name : undefined,
-    selection: EVERYTHING,
+    selection: options.selection ?? EVERYTHING,
     isFollowed: true,
     streamFormat: chooseStreamFormat(tables),
     consistentLsn: slot.consistentLsn,

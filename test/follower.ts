@@ -198,6 +198,7 @@ async function registerShadow(parts: {
     slot: { name, consistentLsn: slot.consistentLsn },
     spoolDirectory,
     maxLagMs,
+    selection,
   });
 }
 

@@ -73,7 +73,8 @@ export async function createPublication(options: {
 
 /**
  * Add the tables that it does not publish yet, as `createPublication` would: only if they keep accepting
- * UPDATE and DELETE (trap 7). Changes are sent from the commit on; a snapshot that is to go with them must
+ * UPDATE and DELETE (trap 7). One whose list of columns is not that of its columns any more is taken out
+ * first: nobody may follow it at that time. Changes are sent from the commit on; a snapshot that is to go with them must
  * be taken later.
  *
  * Throws PUBLICATION_CHANGED when it is not the one with this oid, PRIVILEGE_MISSING, PREFLIGHT_REFUSED.
@@ -86,11 +87,20 @@ export async function publishTables(
   await session.transaction(async () => {
     await session.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT_MS}ms'`);
     await requirePublication(session, publication);
-    const published = await readPublishedTables(session, publication.oid);
-    const missing = tables.filter(({ oid }) => !published.has(oid));
+    const published = await readPublishedParts(session, publication.oid);
+    const name = quoteIdentifier(publication.name);
+    const outdated = tables.filter((table) => {
+      const part = published.get(table.oid);
+      return part !== undefined && !hasPublishedColumns(part, table);
+    });
+    if (outdated.length > 0) {
+      const list = outdated.map((table) => `ONLY ${quoteTable(table)}`).join(', ');
+      await session.execute(`ALTER PUBLICATION ${name} DROP TABLE ${list}`);
+    }
+    const missing = tables.filter((table) => !published.has(table.oid) || outdated.includes(table));
     if (missing.length === 0) return;
     await session.execute(
-      `ALTER PUBLICATION ${quoteIdentifier(publication.name)} ADD TABLE ${missing.map(publishedTableSql).join(', ')}`,
+      `ALTER PUBLICATION ${name} ADD TABLE ${missing.map(publishedTableSql).join(', ')}`,
     );
     await requireWritable(session, missing);
   });
@@ -198,6 +208,18 @@ const FILTER_MARK = ' columns ';
 /** Whether only some rows or columns are published, by such a text. */
 export function isPublishedInPart(published: string): boolean {
   return published.includes(FILTER_MARK);
+}
+
+/**
+ * Whether a part, as `publishedPartSql` gives it, has the columns that the table has now. A list does not
+ * grow with its table: what is added to a table with excluded columns is not in the stream.
+ */
+export function hasPublishedColumns(part: string, table: Table): boolean {
+  const attnums = copiedColumns(table).map(({ attnum }) => attnum);
+  const isList = / columns \d/.test(part);
+  return table.excludedColumns.length === 0
+    ? !isList
+    : part.includes(` columns ${attnums.join(' ')} rows `);
 }
 
 /** By oid, how each table of the publication is published; see `publishedPartSql`. */

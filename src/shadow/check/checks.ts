@@ -72,6 +72,7 @@ export const CHECKS = {
   'filter-unsafe': 'refuse',
   'filter-other': 'refuse',
   'excluded-column-needed': 'refuse',
+  'filter-blocks-ddl': 'warn',
   'table-filtered': 'info',
   'foreign-key-filtered': 'info',
   // target

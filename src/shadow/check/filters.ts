@@ -33,6 +33,7 @@ export async function checkFilters(context: CheckContext): Promise<readonly Find
     ...checkOverlap(context),
     ...(await checkPredicates(context, known)),
     ...(await checkExcludedColumns(context)),
+    ...checkBlockedDdl(context),
     ...(await describeDataset(context)),
   ];
 }
@@ -143,6 +144,22 @@ function checkOverlap({ selection, relations }: CheckContext): readonly Finding[
         describeTable(table),
         'it has a row filter of its own, and one of a partitioned table that it belongs to',
         byOperator('Give the filter to the one or to the other.'),
+      ),
+    ];
+  });
+}
+
+/** A publication depends on the columns that it names. */
+function checkBlockedDdl({ relations, isFollowed }: CheckContext): readonly Finding[] {
+  if (!isFollowed) return [];
+  return relations.tables.flatMap(({ rowFilter, excludedColumns, ...table }) => {
+    if (rowFilter === undefined && excludedColumns.length === 0) return [];
+    const which = excludedColumns.length > 0 ? 'columns of it' : 'the columns of its row filter';
+    return [
+      finding(
+        'filter-blocks-ddl',
+        describeTable(table),
+        `while it is followed, the source refuses to drop ${which} (without CASCADE, which ends the shadow) and to change their types`,
       ),
     ];
   });

@@ -1,10 +1,15 @@
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 
 import { parseColumnExclusion, parseRowFilter } from '#src/core/row-filter.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import { systemClock } from '#src/lib/clock.ts';
 import { readRelationRecords } from '#src/shadow/ledger.ts';
-import { followPair } from '#test/follower.ts';
+import { returnTables } from '#src/shadow/return-tables.ts';
+import { type FollowedPair, followPair } from '#test/follower.ts';
 import type { TestVersion } from '#test/postgres.ts';
+
+import { SchemaWatch } from './schema-watch.ts';
 
 /** Out of line, since it does not shrink: what an UPDATE of another column leaves out of the stream. */
 const BIG = `(SELECT string_agg(md5((i * 7)::text), 'zqrow') FROM generate_series(1, 300) i)`;
@@ -81,3 +86,109 @@ test.each<readonly [TestVersion, TestVersion]>([
     expect(JSON.stringify(pair.events)).not.toContain('zqrow');
   },
 );
+
+const PARTS = `
+  CREATE TABLE public.parts (id int PRIMARY KEY, card text NOT NULL DEFAULT 'zqrow', note text) PARTITION BY RANGE (id);
+  CREATE TABLE public.part_1 PARTITION OF public.parts FOR VALUES FROM (0) TO (100);`;
+
+const DEADLINE = { timeout: 60_000, interval: 50 };
+
+async function bringBack(pair: FollowedPair, kind: 'resume' | 'reseed', name: string) {
+  await using target = await openSession(pair.target.endpoint, { applicationName: 'test' });
+  await returnTables(
+    {
+      target,
+      shadowId: pair.shadow.shadowId,
+      clock: systemClock,
+      report: () => undefined,
+      signal: AbortSignal.timeout(DEADLINE.timeout),
+    },
+    kind,
+    [{ schema: 'public', name }],
+  );
+}
+
+test('what is copied again, gets a column or arrives as a partition is filtered as ever', async () => {
+  await using pair = await followPair([15, 18], DDL + PARTS, {
+    targetDdl: DDL + PARTS.replace("NOT NULL DEFAULT 'zqrow'", ''),
+    selection: {
+      ...SELECTION,
+      where: [...SELECTION.where, parseRowFilter('public.parts: id % 2 = 0')],
+      excludeColumns: [...SELECTION.excludeColumns, parseColumnExclusion('public.parts.card')],
+    },
+  });
+  const { source, target, shadow } = pair;
+  const { session } = source;
+  const rows = async (sql: string) => (await target.session.query(sql))[0];
+  const states = async () => {
+    const records = await readRelationRecords(target.session, shadow.shadowId);
+    return Object.fromEntries(records.map(({ name, state }) => [name, state]));
+  };
+  await using watching = await openSession(source.endpoint, { applicationName: 'watch' });
+  await using told = await openSession(target.endpoint, { applicationName: 'watch' });
+  const watch = new SchemaWatch({
+    source: watching,
+    target: told,
+    sourceEndpoint: source.endpoint,
+    publication: { name: shadow.publicationName ?? '', oid: shadow.publicationOid ?? 0 },
+    selection: shadow.selection,
+    shadowId: shadow.shadowId,
+    hasTriggers: false,
+    appliedLsn: () => pair.follower.meter.appliedLsn,
+    report: () => undefined,
+    signal: new AbortController().signal,
+  });
+  await session.query(`
+    INSERT INTO public.keyed SELECT i, 'n', ${BIG} FROM generate_series(99, 104) i;
+    INSERT INTO public.other SELECT i, 'zqrow' FROM generate_series(1, 9) i;
+    INSERT INTO public.parts (id) SELECT i FROM generate_series(0, 99) i`);
+  await pair.caughtUp();
+  await watch.look();
+  await session.query('UPDATE public.keyed SET id = 300 WHERE id = 100');
+  await vi.waitFor(
+    async () => expect(await states()).toMatchObject({ keyed: 'stopped' }),
+    DEADLINE,
+  );
+  await bringBack(pair, 'reseed', 'keyed');
+  await vi.waitFor(async () => expect(await states()).toMatchObject({ keyed: 'copied' }), DEADLINE);
+  await session.query(
+    'DELETE FROM public.keyed WHERE id = 102; UPDATE public.keyed SET id = 5 WHERE id = 103',
+  );
+  await pair.caughtUp();
+  expect(
+    await rows('SELECT json_agg(id ORDER BY id) AS ids, count(big) AS big FROM public.keyed'),
+  ).toEqual({ ids: '[101, 104, 300]', big: '3' });
+
+  // The publication's list does not grow with the table.
+  await session.query('ALTER TABLE public.other ADD extra int');
+  await session.query('UPDATE public.other SET extra = id');
+  await target.session.query('ALTER TABLE public.other ADD extra int');
+  await vi.waitFor(async () => {
+    await watch.look();
+    expect(await states()).toMatchObject({ other: 'stopped' });
+  }, DEADLINE);
+  await expect(bringBack(pair, 'resume', 'other')).rejects.toThrow(/list of columns .* reseed it/);
+  await bringBack(pair, 'reseed', 'other');
+  await vi.waitFor(async () => expect(await states()).toMatchObject({ other: 'copied' }), DEADLINE);
+  await session.query('UPDATE public.other SET extra = 100 WHERE id = 9');
+  await pair.caughtUp();
+  expect(await rows('SELECT sum(extra) AS sum, count(note) AS notes FROM public.other')).toEqual({
+    sum: '136',
+    notes: '0',
+  });
+
+  await session.query(`
+    CREATE TABLE public.part_2 PARTITION OF public.parts FOR VALUES FROM (100) TO (200);
+    INSERT INTO public.parts (id) SELECT i FROM generate_series(100, 150) i`);
+  await vi.waitFor(async () => {
+    await watch.look();
+    expect(await states()).toMatchObject({ part_2: 'copied' });
+  }, DEADLINE);
+  await session.query('INSERT INTO public.parts (id) SELECT i FROM generate_series(151, 160) i');
+  await pair.caughtUp();
+  expect(
+    await rows(
+      'SELECT count(*) AS rows, sum(id % 2) AS odd, count(card) AS cards FROM public.parts',
+    ),
+  ).toEqual({ rows: '81', odd: '0', cards: '0' });
+});

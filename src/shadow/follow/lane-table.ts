@@ -21,6 +21,8 @@ export class LaneTable implements LoopTables {
   #relation: Relation | undefined;
   #table: FollowedTable | undefined;
   #refusal: string | undefined;
+  /** Whether a change has come in the shape that the stream described last. */
+  #isInUse = false;
 
   constructor(parts: LaneTableParts) {
     this.#parts = parts;
@@ -38,6 +40,7 @@ export class LaneTable implements LoopTables {
     if (!isNew) return false;
     const hasTable = this.#table !== undefined;
     this.#relation = relation;
+    this.#isInUse = false;
     this.#refusal = refusalOf(relation.columns, this.#parts.targetColumns);
     this.#table = this.#refusal === undefined ? this.#tableAs(relation) : undefined;
     return hasTable;
@@ -46,6 +49,7 @@ export class LaneTable implements LoopTables {
   take(oid: number, commitLsn: Lsn): FollowedTable | undefined {
     const { record } = this.#parts;
     if (oid !== record.sourceOid || commitLsn < (record.startLsn ?? 0n)) return undefined;
+    this.#isInUse = true;
     if (this.#table !== undefined) return this.#table;
     if (this.#refusal === undefined) {
       throw new OperatorError('PROTOCOL_VIOLATION', `relation ${oid} was not described`);
@@ -76,9 +80,13 @@ export class LaneTable implements LoopTables {
     );
   }
 
-  /** How the stream describes it now, for the record; undefined as long as it has not. */
+  /**
+   * How the stream describes it now, for the record; undefined as long as it has not. A description that
+   * no change has come in may be older than the record, which is the source's when the way back was asked
+   * for: the stream describes a table only before a change of it.
+   */
   get shape(): Pick<RelationRecord, 'columns' | 'key'> | undefined {
-    if (this.#relation === undefined) return undefined;
+    if (this.#relation === undefined || !this.#isInUse) return undefined;
     const { record } = this.#parts;
     const attnums = new Map(record.columns.map(({ name, attnum }) => [name, attnum]));
     return {

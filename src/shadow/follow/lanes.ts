@@ -128,6 +128,7 @@ async function copy(
   const { shadow, epoch, floor, meter } = deps;
   // Until the snapshot is on record, nothing else says from where on the spool is needed.
   using _ = floor.pin(meter.appliedLsn);
+  deps.publication.remove(records.map(({ sourceOid }) => sourceOid));
   try {
     await reseedTables(deps, records, signal);
   } catch (error) {

@@ -37,6 +37,11 @@ export class PublicationWatch {
     this.#fingerprint = '';
   }
 
+  /** Tables that do not follow: how they are published is about to change. */
+  remove(sourceOids: readonly number[]): void {
+    this.#followed = this.#followed.filter(({ sourceOid }) => !sourceOids.includes(sourceOid));
+  }
+
   /** Throws PUBLICATION_CHANGED. */
   async check(source: Session): Promise<void> {
     await requirePublication(source, this.#publication);
