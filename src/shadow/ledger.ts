@@ -4,7 +4,7 @@ import { isBinarySafe } from '#src/core/binary-safe.ts';
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Phase } from '#src/core/progress.ts';
 import type { Selection } from '#src/core/selection.ts';
-import { copiedColumns, quoteLiteral, type Table, type TableName } from '#src/core/table.ts';
+import { copiedColumns, type Table, type TableName } from '#src/core/table.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import {
   LEDGER_COMMENT,
@@ -271,8 +271,6 @@ export async function insertRelations(
  * the target, empty, with the same columns; that is up to the caller. The follower finds the rows within
  * a second, publishes the tables, copies them from one snapshot for all, and follows them; nothing else
  * has to be called. Those that are on record already stay as they are.
- *
- * For a caller inside of an apply transaction there is `addRelationsSql`.
  */
 export async function addRelations(
   target: Session,
@@ -282,34 +280,20 @@ export async function addRelations(
   await insertPending(target, shadowId, { tables, isInLane: true });
 }
 
-/** `addRelations` as one statement, such as for the effect of a logical message. */
-export function addRelationsSql(shadowId: string, tables: readonly Table[]): string {
-  return insertPendingSql(
-    `${quoteLiteral(shadowId)}::text`,
-    `${quoteLiteral(JSON.stringify(pendingRows(tables)))}::jsonb`,
-    'true',
-  );
-}
-
 async function insertPending(
   target: Session,
   shadowId: string,
   { tables, isInLane }: { readonly tables: readonly Table[]; readonly isInLane: boolean },
 ): Promise<void> {
-  await target.execute(insertPendingSql('$1::text', '$2::jsonb', '$3::boolean'), [
-    shadowId,
-    JSON.stringify(pendingRows(tables)),
-    isInLane,
-  ]);
-}
-
-function insertPendingSql(shadowId: string, rows: string, isInLane: string): string {
-  return `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state,
-                                           is_in_lane, key_columns, columns)
-     SELECT ${shadowId}, t.oid, t.schema_name, t.table_name, 'pending', ${isInLane}, t.key_columns, t.columns
-       FROM jsonb_to_recordset(${rows})
+  await target.execute(
+    `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state,
+                                      is_in_lane, key_columns, columns)
+     SELECT $1, t.oid, t.schema_name, t.table_name, 'pending', $3, t.key_columns, t.columns
+       FROM jsonb_to_recordset($2::jsonb)
             AS t (oid bigint, schema_name text, table_name text, key_columns text[], columns jsonb)
-     ON CONFLICT (shadow_id, source_oid) DO NOTHING`;
+     ON CONFLICT (shadow_id, source_oid) DO NOTHING`,
+    [shadowId, JSON.stringify(pendingRows(tables)), isInLane],
+  );
 }
 
 function pendingRows(tables: readonly Table[]) {
