@@ -51,7 +51,7 @@ async function onServer<T>(server: EmbeddedPostgres, work: (session: Session) =>
 const SMALL = `CREATE TABLE public.t (id int PRIMARY KEY, x text); INSERT INTO public.t VALUES (1, 'zqrow')`;
 
 test.each<TestVersion>(isFull ? [17, 18] : [18])(
-  'a follower of %i goes on when its primary is killed and the standby takes the address (pain 4)',
+  'a follower of %i goes on when its primary is killed and the standby takes the address (pain 4, complaint 15)',
   async (version) => {
     await using trio = await createTrio(version, true);
     const { primary, session, standby, target } = trio;

@@ -18,7 +18,7 @@ const RESTORED = (table: string): string => `
   INSERT INTO public.${table} VALUES (1, 'zqrow restored'), (2, 'zqrow restored')`;
 
 test(
-  'a dump restored over tables of the source is told, whether the follower runs or not (complaint 14)',
+  'a dump restored over tables of the source is told, whether the follower runs or not',
   { timeout: 120_000 },
   async () => {
     await using source = await createTestDatabase(17, TABLES);
