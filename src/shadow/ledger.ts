@@ -288,7 +288,7 @@ async function insertPending(
   await target.execute(
     `INSERT INTO understudy.relation (shadow_id, source_oid, schema_name, table_name, state,
                                       is_in_lane, key_columns, columns)
-     SELECT $1, t.oid, t.schema_name, t.table_name, 'pending', $3, t.key_columns, t.columns
+     SELECT $1::text, t.oid, t.schema_name, t.table_name, 'pending', $3::boolean, t.key_columns, t.columns
        FROM jsonb_to_recordset($2::jsonb)
             AS t (oid bigint, schema_name text, table_name text, key_columns text[], columns jsonb)
      ON CONFLICT (shadow_id, source_oid) DO NOTHING`,

@@ -177,14 +177,16 @@ function noteChanges(
   return [...noted.values()];
 }
 
-/** Columns that the shadow leaves out: whatever becomes of them, neither side notices. */
+/**
+ * Columns that the shadow leaves out: whatever becomes of them, neither side notices. Of a stopped table
+ * it cannot be told, and need not be.
+ */
 function excludedColumns(
   before: RelationShape,
   table: FollowedTable | undefined,
 ): ReadonlySet<number> {
-  const streamed = table?.record.columns ?? [];
-  if (streamed.length === 0) return new Set();
-  const attnums = new Set(streamed.map(({ attnum }) => attnum));
+  if (table === undefined || table.isStopped || table.record.published === '') return new Set();
+  const attnums = new Set(table.record.columns.map(({ attnum }) => attnum));
   return new Set(
     before.columns
       .filter(({ attnum, generated }) => generated === '' && !attnums.has(attnum))

@@ -36,7 +36,7 @@ async function history({ target }: FollowedPair, table: string): Promise<readonl
 }
 
 const SCHEMA = `
-CREATE TYPE public.mood AS ENUM ('zqrow sad');
+CREATE TYPE public.mood AS ENUM ('sad');
 CREATE TABLE public.plain (id int PRIMARY KEY, a text);
 CREATE TABLE public.other (id int PRIMARY KEY, m public.mood);
 CREATE TABLE public.parent (id int NOT NULL, k int NOT NULL, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
@@ -90,7 +90,7 @@ describe.for([
       `ALTER TABLE public.plain SET (fillfactor = 50), ALTER id SET STATISTICS 10`,
     );
     await session.query(`CREATE STATISTICS public.s ON id, a FROM public.plain`);
-    await session.query(`ALTER TYPE public.mood ADD VALUE 'zqrow glad'`);
+    await session.query(`ALTER TYPE public.mood ADD VALUE 'glad'`);
     await session.query('VACUUM FULL public.plain');
     await session.query('CLUSTER public.plain USING plain_pkey');
     await session.query(`CREATE TABLE public.part3 PARTITION OF public.parent FOR VALUES IN (3)`);
@@ -114,10 +114,10 @@ describe.for([
       ].map((tag) => `${tag} goes on exact`),
     );
     expect(await history(pair, 'other')).toContain(
-      'ALTER TYPE | goes on | exact | enum public.mood has a new label "zqrow glad", which the target lacks',
+      'ALTER TYPE | goes on | exact | enum public.mood has a new label "glad", which the target lacks',
     );
     // A row with the label is refused by the target: its table stops then, and no other.
-    await session.query(`INSERT INTO public.other VALUES (1, 'zqrow glad')`);
+    await session.query(`INSERT INTO public.other VALUES (1, 'glad')`);
     await session.query(`INSERT INTO public.plain VALUES (3, 'zqrow')`);
     expect(await differences(pair, 'public.plain')).toEqual([]);
     expect(await stopped(pair)).toEqual({ other: 'resume' });

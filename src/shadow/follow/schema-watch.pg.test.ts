@@ -77,7 +77,7 @@ describe.for([
   [14, 18],
   [18, 18],
 ] as const)('%i to %i, without event triggers', (versions) => {
-  test('a change that no row shows stops its table, and no other (trap 19)', async () => {
+  test('a change that no row shows stops its table, and no other (trap 19, pain 22)', async () => {
     await using watched = await watchedPair(versions, SCHEMA);
     const { pair, look, said } = watched;
     const { session } = pair.source;
