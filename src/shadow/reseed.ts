@@ -11,7 +11,7 @@ import type { Logger } from '#src/lib/log.ts';
 import { hasRecordedShape } from './clone/dataset.ts';
 import { takeSlotSnapshot } from './clone/take-snapshot.ts';
 import { copyTables } from './copy/copy.ts';
-import type { TakenSnapshot } from './copy/generations.ts';
+import { recordReseededVersion } from './ddl/version-ledger.ts';
 import { recordPublished, type RelationRecord, type ShadowRecord } from './ledger.ts';
 import { publishTables, readPublishedParts } from './publication.ts';
 import { planChunking } from './verify/chunking.ts';
@@ -73,7 +73,18 @@ export async function reseedTables(
       failpoints.hit('reseed.beforeSnapshot');
       const taken = await takeSlotSnapshot({ ...deps, shadowId, signal });
       failpoints.hit('reseed.afterSnapshot');
-      return requireSameShape(source, { shadow, records, taken });
+      try {
+        // A column that came since the record would be missing in every copied row.
+        await requireTables(source, shadow, records);
+        for (const { oid } of tables) {
+          const version = { sourceOid: oid, at: taken.lsn };
+          await recordReseededVersion({ source, target }, shadowId, version);
+        }
+      } catch (error) {
+        await taken.release();
+        throw error;
+      }
+      return taken;
     },
   });
   failpoints.hit('reseed.afterCopy');
@@ -111,22 +122,4 @@ function isRecorded(record: RelationRecord, table: Table): boolean {
   return (
     record.schema === table.schema && record.name === table.name && hasRecordedShape(record, table)
   );
-}
-
-/** A column that came between the record and the snapshot would be missing in every copied row. */
-async function requireSameShape(
-  source: Session,
-  parts: {
-    readonly shadow: ShadowRecord;
-    readonly records: readonly RelationRecord[];
-    readonly taken: TakenSnapshot;
-  },
-): Promise<TakenSnapshot> {
-  try {
-    await requireTables(source, parts.shadow, parts.records);
-    return parts.taken;
-  } catch (error) {
-    await parts.taken.release();
-    throw error;
-  }
 }

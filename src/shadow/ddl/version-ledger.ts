@@ -63,6 +63,30 @@ export async function recordFirstVersions(
   );
 }
 
+/**
+ * Record that a table was copied again as of `at`, with the shape that it has now: what the stream still
+ * says of changes before is no news. Nothing is recorded for a table that is gone.
+ */
+export async function recordReseededVersion(
+  sessions: { readonly source: Session; readonly target: Session },
+  shadowId: string,
+  table: { readonly sourceOid: number; readonly at: Lsn },
+): Promise<void> {
+  const shape = (await readShapes(sessions.source, [table.sourceOid])).get(table.sourceOid);
+  if (shape === undefined) return;
+  await sessions.target.execute(
+    versionSql(shadowId, {
+      sourceOid: table.sourceOid,
+      lsn: table.at,
+      isExact: false,
+      tag: 'RESEED',
+      change: 'it was copied again',
+      verdict: 'goes on',
+      shape,
+    }),
+  );
+}
+
 /** Where the source writes now: whatever commits later lies behind it. */
 export async function readPosition(source: Session): Promise<Lsn> {
   const [row] = await source.query('SELECT pg_catalog.pg_current_wal_insert_lsn() AS lsn');
