@@ -156,7 +156,7 @@ test.each<TestVersion>([14, 18])(
 );
 
 test('of a filter that a publication refuses the check says so', async () => {
-  await using db = await shop(18);
+  await using db = await shop(17);
   await db.source.session.query('ALTER TABLE shop.orders REPLICA IDENTITY FULL');
   expect(await db.refusals(filtered([`shop.orders: mood = 'good'`]))).toMatchObject([
     { id: 'filter-invalid', object: 'table "shop"."orders"' },
