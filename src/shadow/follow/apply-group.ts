@@ -138,6 +138,14 @@ export class ApplyGroup {
     await this.#job;
   }
 
+  /** That of what is under way, once it has ended. */
+  async failure(): Promise<unknown> {
+    return this.#job.then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+  }
+
   /** Everything complete is committed when this returns. */
   async settle(): Promise<void> {
     await this.#submitCommit();

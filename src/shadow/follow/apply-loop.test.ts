@@ -211,12 +211,15 @@ describe('a large transaction', () => {
 });
 
 /** A spool with these messages, and an attempt of the loop at it that must fail. */
-async function failureOf(messages: readonly Buffer[], table: TestTable = TABLE): Promise<unknown> {
+async function failureOf(
+  messages: readonly Buffer[],
+  table: TestTable = TABLE,
+  target = new WorldTarget(CREATED),
+): Promise<unknown> {
   await using scratch = await createScratch();
   await using spool = await openTestSpool(scratch.newDirectory());
   for (const bytes of messages) await write(spool, messageEvent(bytes));
   await spool.writer.flush();
-  const target = new WorldTarget(CREATED);
   const world = { spool, target, gate: new ApplyGate(), tables: [testFollowedTable(table)] };
   const over = new AbortController();
   const standing = world.gate.close({ kind: 'until', lsn: lsn(2n ** 40n) });
@@ -264,6 +267,20 @@ describe('a table with another shape', () => {
     });
     const undone = [...messages.slice(0, -3), ...transaction(0x4000n, shape(), row('2'))];
     expect(await failureOf([...undone, ...END])).toMatchObject({ name: 'AbortError' });
+  });
+
+  test('is not stopped before it is known what became of the commit under way', async () => {
+    const rows = Array.from({ length: 10_000 }, (_, i) => row(`${i}`));
+    const messages = [
+      ...transaction(0x2000n, shape(), ...rows),
+      ...transaction(0x3000n, shape(undefined, MORE), row('x')),
+    ];
+    const target = new WorldTarget(CREATED);
+    Object.assign(target, { failAfter: 1, isLostAfterEffect: true });
+    expect(await failureOf([...messages, ...END], TABLE, target)).toMatchObject({
+      code: 'CONNECTION_LOST',
+    });
+    expect(target.commits).toHaveLength(1);
   });
 
   test('that was rolled back to a savepoint goes on', async () => {

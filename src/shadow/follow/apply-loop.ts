@@ -98,7 +98,9 @@ export class ApplyLoop {
         if (block !== undefined) await this.#block(block, signal);
       }
     } catch (error) {
-      if (!(error instanceof TablesOutdated)) throw error;
+      if (error instanceof TablesOutdated) return;
+      // What became of a commit under way is not known when it failed, and where a table stopped follows from it.
+      throw (await this.#group.failure()) ?? error;
     } finally {
       await this.#group.rollback();
     }
