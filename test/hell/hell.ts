@@ -168,6 +168,7 @@ async function conclude(shadow: Shadow, clone: Clone): Promise<readonly string[]
   if (clone.hasEnded()) return [`the clone ended: ${describeEnd(await endOf(clone))}`];
   return [
     ...(await readStopped(target)),
+    ...(await checkArrivals(source)),
     ...(await checkTokens(source)).map((wrong) => `source: ${wrong}`),
     ...(await checkTokens(target)).map((wrong) => `target: ${wrong}`),
     ...(await findDifferences(source, target)).filter(
@@ -199,22 +200,30 @@ async function checkTokens(endpoint: Endpoint): Promise<readonly string[]> {
   });
 }
 
-/** Partitions of the source that the shadow does not follow, or not yet. */
-async function findUnfollowed(source: Endpoint, target: Endpoint): Promise<readonly string[]> {
-  const wanted = await withClient(source, async (client) => {
+async function readArrivals(source: Endpoint): Promise<readonly string[]> {
+  return withClient(source, async (client) => {
     const { rows } = await client.query(
       `SELECT c.relname AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'hell.arriving'::regclass`,
     );
     return rows.map(({ name }) => name);
   });
+}
+
+/** One was there from the beginning. */
+async function checkArrivals(source: Endpoint): Promise<readonly string[]> {
+  return (await readArrivals(source)).length < 2 ? ['no partition has arrived'] : [];
+}
+
+/** Partitions of the source that the shadow does not follow, or not yet. */
+async function findUnfollowed(source: Endpoint, target: Endpoint): Promise<readonly string[]> {
+  const wanted = await readArrivals(source);
   const copied = await withClient(target, async (client) => {
     const { rows } = await client.query(
       `SELECT table_name AS name FROM understudy.relation WHERE schema_name = 'hell' AND state = 'copied'`,
     );
     return new Set(rows.map(({ name }) => name));
   });
-  if (wanted.length < 2) return ['no partition has arrived'];
   return wanted.filter((name) => !copied.has(name)).map((name) => `${name} is not followed`);
 }
 
