@@ -1,4 +1,5 @@
 import type { Lsn } from '#src/core/lsn.ts';
+import type { Report } from '#src/core/progress.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -22,13 +23,15 @@ const WORKED_MS = 10_000;
 const GIVE_UP_MS = 60_000;
 const RETRY_FIRST_MS = 100;
 const RETRY_MAX_MS = 5_000;
+/** About a second after the first. */
+const TOLD_FAILURES = 4;
 
 /**
  * Attempt until one is done, or until it cannot go on: after what `mend` could mend at once, and after a
  * pause where the failure may pass by itself.
  */
 export async function repeatAttempts(
-  deps: { readonly clock: Clock; readonly log: Logger },
+  deps: { readonly clock: Clock; readonly log: Logger; readonly report: Report },
   work: {
     readonly attempt: (memory: Memory) => Promise<Outcome>;
     /** What to do after this failure; undefined when it is not one to be mended. */
@@ -36,7 +39,7 @@ export async function repeatAttempts(
   },
   signal: AbortSignal,
 ): Promise<void> {
-  const { clock, log } = deps;
+  const { clock } = deps;
   const memory: Memory = {
     runningAtMs: undefined,
     begunLsn: () => undefined,
@@ -44,6 +47,7 @@ export async function repeatAttempts(
   };
   let retryMs = RETRY_FIRST_MS;
   let brokenAtMs: number | undefined;
+  let failures = 0;
   for (;;) {
     memory.runningAtMs = undefined;
     memory.begunLsn = () => undefined;
@@ -62,14 +66,28 @@ export async function repeatAttempts(
       if (brokenAtMs === undefined || hasWorked) {
         brokenAtMs = now;
         retryMs = RETRY_FIRST_MS;
+        failures = 0;
       }
       if (!isTransient(mended.failure) || now - brokenAtMs > GIVE_UP_MS) throw mended.failure;
-      const code = mended.failure instanceof OperatorError ? mended.failure.code : 'unknown';
-      log.warn({ code, retryMs }, 'applying was interrupted');
+      failures += 1;
+      tell(deps, mended.failure, { retryMs, failures });
       await clock.sleep(retryMs, signal);
       retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
     }
   }
+}
+
+/** A connection that is lost for a moment is for the log; what stays, an operator may have to end. */
+function tell(
+  deps: Parameters<typeof repeatAttempts>[0],
+  failure: unknown,
+  { retryMs, failures }: { readonly retryMs: number; readonly failures: number },
+): void {
+  const code = failure instanceof OperatorError ? failure.code : 'unknown';
+  deps.log.warn({ code, retryMs }, 'applying was interrupted');
+  if (failures !== TOLD_FAILURES || !(failure instanceof OperatorError)) return;
+  const message = `changes cannot be applied for now: ${failure.message}; trying again`;
+  deps.report({ type: 'notice', level: 'warn', message });
 }
 
 /** The failure to judge is that of the mending, where that failed. */
