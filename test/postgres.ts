@@ -94,11 +94,11 @@ export async function createTestDatabase(
   const origins: string[] = [];
   const dispose = async (session?: Session): Promise<void> => {
     await session?.[Symbol.asyncDispose]();
-    await emptyDatabase(endpoint);
+    const ours = await emptyDatabase(endpoint);
     await onServer(admin, async (root) => {
       await dropSlots(root, name);
       await root.query(`DROP DATABASE ${name} WITH (FORCE)`);
-      for (const origin of origins) await dropOrigin(root, origin);
+      for (const origin of [...origins, ...ours]) await dropOrigin(root, origin);
       for (const role of roles) await dropRole(root, role);
     });
   };
@@ -130,9 +130,12 @@ async function onServer<T>(endpoint: Endpoint, work: (session: Session) => Promi
   return await work(session);
 }
 
-/** Prepared transactions and subscriptions can only be removed from inside their database. */
-async function emptyDatabase(endpoint: Endpoint): Promise<void> {
-  await onServer(endpoint, async (session) => {
+/**
+ * Prepared transactions and subscriptions can only be removed from inside their database. Returns the origins
+ * of the shadows there: they belong to the server, which has room for few.
+ */
+async function emptyDatabase(endpoint: Endpoint): Promise<readonly string[]> {
+  return onServer(endpoint, async (session) => {
     const prepared = await session.query(
       'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()',
     );
@@ -149,6 +152,10 @@ async function emptyDatabase(endpoint: Endpoint): Promise<void> {
       await session.query(`ALTER SUBSCRIPTION ${name} SET (slot_name = NONE)`);
       await session.query(`DROP SUBSCRIPTION ${name}`);
     }
+    const [ledger] = await session.query(`SELECT to_regclass('understudy.shadow') AS oid`);
+    if (ledger?.['oid'] === null) return [];
+    const shadows = await session.query('SELECT origin_name FROM understudy.shadow');
+    return shadows.flatMap((row) => row['origin_name'] ?? []);
   });
 }
 

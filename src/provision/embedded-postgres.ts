@@ -36,6 +36,9 @@ const DEFAULT_SETTINGS: Readonly<Record<string, string>> = {
   ...(process.platform === 'linux' ? { client_connection_check_interval: '2s' } : {}),
 };
 
+/** Until then the number of slots is that of origins, too. */
+const OWN_ORIGIN_SETTING = 18;
+
 export type EmbeddedPostgres = AsyncDisposable & {
   /** Superuser `postgres`, database `postgres`. */
   readonly endpoint: Endpoint;
@@ -139,9 +142,15 @@ async function launch(
 }
 
 function settingArgs(port: number, options: EmbeddedPostgresOptions): readonly string[] {
-  const settings = {
+  const chosen: Readonly<Record<string, string | undefined>> = {
     ...DEFAULT_SETTINGS,
     ...options.settings,
+  };
+  const settings = {
+    ...(options.version >= OWN_ORIGIN_SETTING && {
+      max_active_replication_origins: chosen['max_replication_slots'],
+    }),
+    ...chosen,
     port: String(port),
     listen_addresses: '127.0.0.1',
     unix_socket_directories: '',
