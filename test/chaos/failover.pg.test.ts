@@ -87,35 +87,38 @@ test.each<TestVersion>(isFull ? [17, 18] : [18])(
   },
 );
 
-test('a shadow that was not running goes on at the new primary, under its own address', async () => {
-  await using trio = await createTrio(17, true);
-  const { primary, session, standby, target } = trio;
-  await session.query(SMALL);
-  await using shadow = await createShadow(primary.endpoint, target.endpoint);
-  const checked = await shadow.run(['check']);
-  expect(checked.stdout).toContain('would outlive a failover');
-  {
-    await using clone = shadow.start();
-    await clone.waitFor(FOLLOWING);
-    await standby.hasSlot();
-    clone.kill('SIGTERM');
-    await endOf(clone);
-  }
-  await session.query(`INSERT INTO public.t VALUES (2, 'zqrow while nobody reads')`);
-  await standby.caughtUp(session);
-  await primary.kill9();
-  await standby.promote();
-  const [head] = await onServer(standby.server, async (now) => {
-    await now.query(`INSERT INTO public.t VALUES (3, 'zqrow on timeline 2')`);
-    return now.query('SELECT pg_current_wal_insert_lsn() AS lsn');
-  });
-  await using moved = await createShadow(standby.server.endpoint, target.endpoint);
-  await using clone = moved.start({ more: ['--until-lsn', head?.['lsn'] ?? ''] });
-  const ended = await endOf(clone);
-  expect(`${ended.code} ${errorOf(ended)}`).toBe('0 undefined');
-  expect(ended.stdout).toContain('failed over from timeline 1 to 2');
-  expect(await findDifferences(standby.server.endpoint, target.endpoint)).toEqual([]);
-});
+testFull(
+  'a shadow that was not running goes on at the new primary, under its own address',
+  async () => {
+    await using trio = await createTrio(17, true);
+    const { primary, session, standby, target } = trio;
+    await session.query(SMALL);
+    await using shadow = await createShadow(primary.endpoint, target.endpoint);
+    const checked = await shadow.run(['check']);
+    expect(checked.stdout).toContain('would outlive a failover');
+    {
+      await using clone = shadow.start();
+      await clone.waitFor(FOLLOWING);
+      await standby.hasSlot();
+      clone.kill('SIGTERM');
+      await endOf(clone);
+    }
+    await session.query(`INSERT INTO public.t VALUES (2, 'zqrow while nobody reads')`);
+    await standby.caughtUp(session);
+    await primary.kill9();
+    await standby.promote();
+    const [head] = await onServer(standby.server, async (now) => {
+      await now.query(`INSERT INTO public.t VALUES (3, 'zqrow on timeline 2')`);
+      return now.query('SELECT pg_current_wal_insert_lsn() AS lsn');
+    });
+    await using moved = await createShadow(standby.server.endpoint, target.endpoint);
+    await using clone = moved.start({ more: ['--until-lsn', head?.['lsn'] ?? ''] });
+    const ended = await endOf(clone);
+    expect(`${ended.code} ${errorOf(ended)}`).toBe('0 undefined');
+    expect(ended.stdout).toContain('failed over from timeline 1 to 2');
+    expect(await findDifferences(standby.server.endpoint, target.endpoint)).toEqual([]);
+  },
+);
 
 test('a shadow that is ahead of the new primary is refused: it has rows that are lost (traps 8, 15)', async () => {
   await using trio = await createTrio(18, false);

@@ -95,7 +95,7 @@ test('a COMMIT whose answer never comes is applied once, whether it was done or 
   await expectEqual(world, clone);
 });
 
-test('links that are slow by 50 ms each way, or narrow, carry everything', async () => {
+testFull('links that are slow by 50 ms each way, or narrow, carry everything', async () => {
   await using world = await createFaultyShadow([14, 17]);
   const { shadow, workload, toSource, toTarget } = world;
   await using clone = shadow.start();
