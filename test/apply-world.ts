@@ -1,6 +1,6 @@
 import type { ApplyCommit } from '#src/db/postgres/apply/apply-session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import type { FollowedTable } from '#src/shadow/follow/followed-table.ts';
+import type { FollowedTable } from '#src/shadow/follow/apply/followed-table.ts';
 import type { ChangeBatch } from '#src/wire/postgres/change-batch.ts';
 import { TAG } from '#src/wire/postgres/pgoutput.ts';
 

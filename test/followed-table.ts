@@ -1,6 +1,6 @@
 import type { Chunking } from '#src/core/chunk.ts';
 import { type Lsn, lsn } from '#src/core/lsn.ts';
-import { followedTable, type FollowedTable } from '#src/shadow/follow/followed-table.ts';
+import { followedTable, type FollowedTable } from '#src/shadow/follow/apply/followed-table.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';
 

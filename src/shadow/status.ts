@@ -2,7 +2,7 @@ import { formatLsn } from '#src/core/lsn.ts';
 import type { Lag, Phase } from '#src/core/progress.ts';
 import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { readDefinitionOnly } from '#src/shadow/definition-only.ts';
-import { readForeignNeighbours } from '#src/shadow/follow/foreign-neighbours.ts';
+import { readForeignNeighbours } from '#src/shadow/follow/apply/foreign-neighbours.ts';
 import {
   type LargeObjectsRecord,
   readLargeObjects,

@@ -13,8 +13,8 @@ import { copyTables } from '#src/shadow/copy/copy.ts';
 import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.ts';
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
-import { sendHeartbeat } from '#src/shadow/follow/heartbeat.ts';
-import { SchemaWatch } from '#src/shadow/follow/schema-watch.ts';
+import { sendHeartbeat } from '#src/shadow/follow/watch/heartbeat.ts';
+import { SchemaWatch } from '#src/shadow/follow/watch/schema-watch.ts';
 import {
   copyLargeObjects,
   prepareLargeObjects,

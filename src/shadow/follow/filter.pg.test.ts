@@ -4,12 +4,11 @@ import { parseColumnExclusion, parseRowFilter } from '#src/core/row-filter.ts';
 import { EVERYTHING } from '#src/core/selection.ts';
 import { openSession } from '#src/db/postgres/connection/session.ts';
 import { systemClock } from '#src/lib/clock.ts';
+import { SchemaWatch } from '#src/shadow/follow/watch/schema-watch.ts';
 import { readRelationRecords } from '#src/shadow/ledger.ts';
 import { returnTables } from '#src/shadow/return-tables.ts';
 import { type FollowedPair, followPair } from '#test/follower.ts';
 import type { TestVersion } from '#test/postgres.ts';
-
-import { SchemaWatch } from './schema-watch.ts';
 
 /** Out of line, since it does not shrink: what an UPDATE of another column leaves out of the stream. */
 const BIG = `(SELECT string_agg(md5((i * 7)::text), 'zqrow') FROM generate_series(1, 300) i)`;

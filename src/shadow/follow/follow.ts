@@ -10,21 +10,21 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { supervise, type Task } from '#src/lib/supervise.ts';
 import { Wake } from '#src/lib/wake.ts';
+import { applyChanges } from '#src/shadow/follow/apply/apply-changes.ts';
+import { ApplyGate } from '#src/shadow/follow/apply/apply-gate.ts';
+import { runLanes } from '#src/shadow/follow/lane/lanes.ts';
+import { letGoBefore, SpoolFloor } from '#src/shadow/follow/lane/spool-floor.ts';
+import { sendHeartbeat } from '#src/shadow/follow/watch/heartbeat.ts';
+import { LagMeter, monitor } from '#src/shadow/follow/watch/monitor.ts';
+import { PublicationWatch } from '#src/shadow/follow/watch/publication-watch.ts';
 import { readProgress, requireSameTarget } from '#src/shadow/lease.ts';
 import { readRelationRecords, type ShadowRecord, updateShadow } from '#src/shadow/ledger.ts';
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
 import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
 
-import { applyChanges } from './apply-changes.ts';
-import { ApplyGate } from './apply-gate.ts';
 import { readSourceTimeline, requireDescendant, type SourceTimeline } from './failover.ts';
-import { sendHeartbeat } from './heartbeat.ts';
-import { runLanes } from './lanes.ts';
-import { LagMeter, monitor } from './monitor.ts';
-import { PublicationWatch } from './publication-watch.ts';
 import { Receiver } from './receiver.ts';
 import { serveRequests, voidRequests } from './requests.ts';
-import { letGoBefore, SpoolFloor } from './spool-floor.ts';
 
 /**
  * Following a source, in parts that start at different times:

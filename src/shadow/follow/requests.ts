@@ -3,8 +3,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 import type { Clock } from '#src/lib/clock.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
-
-import type { ApplyGate } from './apply-gate.ts';
+import type { ApplyGate } from '#src/shadow/follow/apply/apply-gate.ts';
 
 /**
  * The follower's side of fence requests (docs/state.md): another command asks, by a row and a NOTIFY,

@@ -2,14 +2,14 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 import { quoteTable } from '#src/core/table.ts';
 import { ANSWER_MS_MAX, openSession } from '#src/db/postgres/connection/session.ts';
 import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
-import { leaveReseed } from '#src/shadow/lane-ledger.ts';
+import { isTransient } from '#src/shadow/follow/apply/apply-attempts.ts';
+import { leaveReseed } from '#src/shadow/follow/lane/lane-ledger.ts';
+import { reseedTables } from '#src/shadow/follow/lane/reseed.ts';
+import type { PublicationWatch } from '#src/shadow/follow/watch/publication-watch.ts';
 import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
-import { reseedTables } from '#src/shadow/reseed.ts';
 
-import { isTransient } from './apply-attempts.ts';
 import { serveLaneRequests } from './lane-requests.ts';
 import { type LaneDeps, runLane } from './lane.ts';
-import type { PublicationWatch } from './publication-watch.ts';
 import type { SpoolFloor } from './spool-floor.ts';
 
 /**

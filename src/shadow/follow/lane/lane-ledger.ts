@@ -2,8 +2,7 @@ import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import type { TableName } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-
-import type { RelationRecord } from './ledger.ts';
+import type { RelationRecord } from '#src/shadow/ledger.ts';
 
 /** How tables leave and enter the state of being stopped, on record (ADR 0009, docs/state.md). */
 

@@ -13,7 +13,18 @@ import { orAborted } from '#src/lib/or-aborted.ts';
 import { supervise } from '#src/lib/supervise.ts';
 import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
 import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
-import { handOver, type Writer } from '#src/shadow/lane-ledger.ts';
+import {
+  isTransient,
+  type Memory,
+  repeatAttempts,
+} from '#src/shadow/follow/apply/apply-attempts.ts';
+import { tableStop } from '#src/shadow/follow/apply/apply-changes.ts';
+import { openApplyConnection } from '#src/shadow/follow/apply/apply-connection.ts';
+import { ApplyGate } from '#src/shadow/follow/apply/apply-gate.ts';
+import { ApplyLoop } from '#src/shadow/follow/apply/apply-loop.ts';
+import { laneDdlHandler } from '#src/shadow/follow/apply/ddl-messages.ts';
+import { handOver, type Writer } from '#src/shadow/follow/lane/lane-ledger.ts';
+import type { LagMeter } from '#src/shadow/follow/watch/monitor.ts';
 import {
   type RelationRecord,
   readRelationRecords,
@@ -23,14 +34,7 @@ import {
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
-import { isTransient, type Memory, repeatAttempts } from './apply-attempts.ts';
-import { tableStop } from './apply-changes.ts';
-import { openApplyConnection } from './apply-connection.ts';
-import { ApplyGate } from './apply-gate.ts';
-import { ApplyLoop } from './apply-loop.ts';
-import { laneDdlHandler } from './ddl-messages.ts';
 import { LaneTable } from './lane-table.ts';
-import type { LagMeter } from './monitor.ts';
 
 /**
  * A lane brings one table back to the others (ADR 0009): a second apply loop, on a connection of its own,

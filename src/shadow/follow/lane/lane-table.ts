@@ -4,12 +4,15 @@ import type { RelationShape } from '#src/core/schema-shape.ts';
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import type { ApplyColumn } from '#src/db/postgres/apply/apply-table.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import {
+  FIRST_NORMAL_OID,
+  type FollowedTable,
+  followedTable,
+} from '#src/shadow/follow/apply/followed-table.ts';
+import type { LoopTables } from '#src/shadow/follow/apply/followed-tables.ts';
 import type { RelationRecord } from '#src/shadow/ledger.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';
 import type { Relation, RelationColumn } from '#src/wire/postgres/pgoutput.ts';
-
-import { FIRST_NORMAL_OID, type FollowedTable, followedTable } from './followed-table.ts';
-import type { LoopTables } from './followed-tables.ts';
 
 /**
  * The one table of a lane. Its shape is what each Relation message says, not what is on record: while it

@@ -1,7 +1,7 @@
 import type { Lsn } from '#src/core/lsn.ts';
+import { HEARTBEAT_PREFIX } from '#src/shadow/follow/watch/heartbeat.ts';
 
 import type { FollowedTable } from './followed-table.ts';
-import { HEARTBEAT_PREFIX } from './heartbeat.ts';
 
 /**
  * What the follower does on a transactional logical message, by its prefix. A message is met at its place

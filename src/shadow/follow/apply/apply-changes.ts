@@ -12,6 +12,7 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
 import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
+import type { LagMeter } from '#src/shadow/follow/watch/monitor.ts';
 import { readProgress } from '#src/shadow/lease.ts';
 import {
   readRelationRecords,
@@ -31,7 +32,6 @@ import { type FollowedTable, followedTable } from './followed-table.ts';
 import { FollowedTables } from './followed-tables.ts';
 import { readForeignNeighbours } from './foreign-neighbours.ts';
 import { type MessageHandlers, messageHandlers } from './logical-messages.ts';
-import type { LagMeter } from './monitor.ts';
 
 /**
  * Runs the apply loop, and makes it again after what a new attempt can mend: each attempt has a new

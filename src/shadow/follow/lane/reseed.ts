@@ -7,14 +7,13 @@ import type { Clock } from '#src/lib/clock.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
-
-import { hasRecordedShape } from './clone/dataset.ts';
-import { takeSlotSnapshot } from './clone/take-snapshot.ts';
-import { copyTables } from './copy/copy.ts';
-import { recordReseededVersion } from './ddl/version-ledger.ts';
-import { recordPublished, type RelationRecord, type ShadowRecord } from './ledger.ts';
-import { publishTables, readPublishedParts } from './publication.ts';
-import { planChunking } from './verify/chunking.ts';
+import { hasRecordedShape } from '#src/shadow/clone/dataset.ts';
+import { takeSlotSnapshot } from '#src/shadow/clone/take-snapshot.ts';
+import { copyTables } from '#src/shadow/copy/copy.ts';
+import { recordReseededVersion } from '#src/shadow/ddl/version-ledger.ts';
+import { recordPublished, type RelationRecord, type ShadowRecord } from '#src/shadow/ledger.ts';
+import { publishTables, readPublishedParts } from '#src/shadow/publication.ts';
+import { planChunking } from '#src/shadow/verify/chunking.ts';
 
 /**
  * Copy tables of a shadow while it is followed: those that are copied again, and those that are added.

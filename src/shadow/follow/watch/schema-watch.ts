@@ -17,12 +17,12 @@ import {
   readPosition,
   recordFirstVersions,
 } from '#src/shadow/ddl/version-ledger.ts';
+import { isUnwritable } from '#src/shadow/follow/apply/ddl-messages.ts';
 import { forgetRelation, type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 import { type Publication, unpublishTables } from '#src/shadow/publication.ts';
 import { findExistingRelations } from '#src/shadow/schema/restore.ts';
 
 import { Arrivals } from './arrivals.ts';
-import { isUnwritable } from './ddl-messages.ts';
 import { FileWatch } from './file-watch.ts';
 
 /**

@@ -8,13 +8,13 @@ import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { supervise } from '#src/lib/supervise.ts';
+import type { Applied } from '#src/shadow/follow/apply/apply-group.ts';
+import { earlier, keepForStopped, type SpoolFloor } from '#src/shadow/follow/lane/spool-floor.ts';
+import type { Receiver } from '#src/shadow/follow/receiver.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
-import type { Applied } from './apply-group.ts';
 import { sendHeartbeat } from './heartbeat.ts';
 import type { PublicationWatch } from './publication-watch.ts';
-import type { Receiver } from './receiver.ts';
-import { earlier, keepForStopped, type SpoolFloor } from './spool-floor.ts';
 
 /**
  * Watches a shadow that is being spooled, once a second: the lag ladder, the source's WAL against its
