@@ -167,12 +167,12 @@ const CHANGES: readonly Change[] = [
   ({ worker, number }, salt) => [
     `UPDATE app.seat SET place = 'moving ${worker}' WHERE id = ${one('seat', 'id', worker, salt)}`,
     `UPDATE app.seat SET place = 'place of ' || id || ' since ${worker}.${number}' WHERE id = ${one('seat', 'id', worker, `${salt}b`)}`,
-    `UPDATE app.seat SET place = 'at ' || id || '.${worker}.${salt}' WHERE place = 'moving ${worker}'`,
+    `UPDATE app.seat SET place = 'at ' || id || ' since ${worker}.${number}' WHERE place = 'moving ${worker}'`,
   ],
-  ({ worker }) => [
+  ({ worker, number }) => [
     `WITH pair AS (SELECT min(id) AS a, max(id) AS b FROM app.seat WHERE owner = ${worker}),
           old AS (SELECT (SELECT place FROM app.seat, pair WHERE id = a) AS pa, (SELECT place FROM app.seat, pair WHERE id = b) AS pb)
-     UPDATE app.seat SET place = place || '!' FROM pair, old WHERE id IN (a, b) AND length(place) < 60`,
+     UPDATE app.seat SET place = id || ' of ${worker}.${number}, once ' || left(place, 40) FROM pair, old WHERE id IN (a, b)`,
     `DO $$ DECLARE pa text; pb text; a int; b int; BEGIN
        SELECT min(id), max(id) INTO a, b FROM app.seat WHERE owner = ${worker};
        SELECT place INTO pa FROM app.seat WHERE id = a; SELECT place INTO pb FROM app.seat WHERE id = b;

@@ -3,7 +3,14 @@ import { parseArgs } from 'node:util';
 
 import { startCrashServer } from '#test/chaos/crash-server.ts';
 import { bulkRows, CHAOS_SCHEMA } from '#test/chaos/schema.ts';
-import { createShadow, describeEnd, FOLLOWING, settle, verify } from '#test/chaos/shadow.ts';
+import {
+  createShadow,
+  describeEnd,
+  FOLLOWING,
+  settle,
+  type Shadow,
+  verify,
+} from '#test/chaos/shadow.ts';
 import { startWorkload } from '#test/chaos/workload.ts';
 import { TEST_VERSIONS, type TestVersion } from '#test/servers.ts';
 
@@ -26,6 +33,7 @@ const HOUR_MS = 3_600_000;
 const SAMPLES = 200;
 const SAMPLE_MS_MIN = 2_000;
 const VERIFICATIONS = 10;
+const VERIFY_TRIES = 3;
 
 const durationMs =
   values.minutes === undefined
@@ -58,7 +66,7 @@ async function soak(): Promise<number> {
     if (clone.hasEnded()) wrong.push(`the clone ended: ${describeEnd(await clone.ended)}`);
     else if (atMs > (durationMs * (verifications + 1)) / (VERIFICATIONS + 1)) {
       verifications += 1;
-      wrong.push(...(await verify(shadow)));
+      wrong.push(...(await verifyUndisturbed(shadow)));
     }
     await wait(everyMs);
   }
@@ -66,6 +74,15 @@ async function soak(): Promise<number> {
   wrong.push(...workload.failed);
   if (wrong.length === 0) wrong.push(...(await settle(shadow, clone)), ...(await verify(shadow)));
   return report(samples, wrong);
+}
+
+/** A TRUNCATE while a table is read leaves it unverified, which is said; most runs meet none. */
+async function verifyUndisturbed(shadow: Shadow): Promise<readonly string[]> {
+  for (let tries = 1; ; tries++) {
+    const wrong = await verify(shadow);
+    const isDisturbed = wrong.length > 0 && wrong.every((line) => line.includes('meanwhile'));
+    if (!isDisturbed || tries === VERIFY_TRIES) return wrong;
+  }
 }
 
 /** The verdict on every figure; the exit code. */
