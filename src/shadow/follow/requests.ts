@@ -151,9 +151,20 @@ async function serve(
   } else if (request.state === 'release') {
     gate.open();
     await answer(deps, request, 'released');
+    await forgetOld(deps);
     return undefined;
   }
   return request.requestId;
+}
+
+/** A shadow lives for months and may be verified every minute; nobody reads what is over. */
+async function forgetOld({ target, shadowId }: RequestsDeps): Promise<void> {
+  await target.execute(
+    `DELETE FROM understudy.request
+      WHERE shadow_id = $1 AND state IN ('released', 'expired', 'failed')
+        AND created_at < now() - interval '1 day'`,
+    [shadowId],
+  );
 }
 
 /** Wait for the applier to stand, but not past the request's deadline. */

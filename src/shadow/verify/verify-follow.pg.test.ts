@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
@@ -96,6 +96,23 @@ describe.each(pairsOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
       expect(one).toMatchObject({ differences: 0, chunksRead: 1, rows: 32_767 });
       expect(one.chunks).toBeGreaterThan(3);
       expect(await verify(pair, { isFull: true })).toMatchObject({ scope: 'full', rows: 40_500 });
+    });
+
+    test('requests that were over a day ago are forgotten, later ones are not', async () => {
+      await using pair = await followPair(versions, BANK);
+      const { session } = pair.target;
+      await session.query(
+        `INSERT INTO understudy.request (shadow_id, kind, state, deadline, created_at)
+         SELECT '${pair.shadow.shadowId}', 'fence', 'released', now(), now() - age
+           FROM unnest(ARRAY[interval '2 days', interval '1 hour']) AS age`,
+      );
+      await verify(pair);
+      await vi.waitFor(async () => {
+        const rows = await session.query(
+          `SELECT created_at < now() - interval '1 minute' AS is_old FROM understudy.request ORDER BY 1`,
+        );
+        expect(rows.map((row) => row['is_old'])).toEqual(['f', 't']);
+      }, 10_000);
     });
 
     test('a table without a key is a multiset, read whole once anything in it changed (trap 23)', async () => {
