@@ -9,7 +9,7 @@ export const isFull = process.env['UNDERSTUDY_TEST_FULL'] === '1';
 /** A test of `npm run test:full` only. */
 export const testFull = isFull ? test : test.skip;
 
-/** Pairs of versions, source and target: the first always, the others in the long run. */
-export function pairsOf<Pair>(first: Pair, ...others: readonly Pair[]): readonly Pair[] {
+/** The cases of a test, such as pairs of versions: the first always, the others in the long run. */
+export function casesOf<Case>(first: Case, ...others: readonly Case[]): readonly Case[] {
   return isFull ? [first, ...others] : [first];
 }

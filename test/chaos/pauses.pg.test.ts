@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { startFaultProxy } from '#test/fault-proxy.ts';
+import { isFull, testFull } from '#test/full.ts';
 import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
 
 import { withClient } from './compare.ts';
@@ -66,7 +67,7 @@ test(
   },
 );
 
-test(
+testFull(
   'a runner that sleeps past wal_sender_timeout connects again; one that is idle answers in time',
   { timeout: LIMIT_MS },
   async () => {
@@ -131,7 +132,7 @@ test(
   },
 );
 
-test.runIf(process.platform === 'linux')(
+test.runIf(isFull && process.platform === 'linux')(
   'a keeper that is stopped still keeps its snapshot, and is not missed at the end',
   { timeout: LIMIT_MS },
   async () => {

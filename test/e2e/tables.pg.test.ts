@@ -6,7 +6,7 @@ import { expect, test, vi } from 'vitest';
 
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { parseLines, runCommand, startCommand, urlOf } from '#test/command.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
 // Each command is a process of its own, which takes its time on a busy machine.
@@ -132,7 +132,7 @@ async function currentLsn(session: Session): Promise<string> {
   return (await session.query('SELECT pg_current_wal_lsn() AS lsn'))[0]?.['lsn'] ?? '';
 }
 
-test.each(pairsOf<readonly [14 | 18, 18]>([14, 18], [18, 18]))(
+test.each(casesOf<readonly [14 | 18, 18]>([14, 18], [18, 18]))(
   'tables that are not ordinary are cloned, followed, verified and repaired, from %i to %i',
   async (from, to) => {
     await using source = await createTestDatabase(from, schemaOf(from));

@@ -1,12 +1,12 @@
 import { expect, test } from 'vitest';
 
-import { pairsOf, testFull } from '#test/full.ts';
+import { casesOf, testFull } from '#test/full.ts';
 import type { TestVersion } from '#test/servers.ts';
 
 import { type HellOptions, runHell } from './hell.ts';
 
 type Pair = readonly [TestVersion, TestVersion];
-const PAIRS = pairsOf<Pair>([14, 18], [18, 18]);
+const PAIRS = casesOf<Pair>([14, 18], [18, 18]);
 const ALL_PAIRS: readonly Pair[] = [
   [14, 18],
   [15, 18],

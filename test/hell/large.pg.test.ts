@@ -11,7 +11,7 @@ import {
   type Shadow,
   until,
 } from '#test/chaos/shadow.ts';
-import { isFull } from '#test/full.ts';
+import { isFull, testFull } from '#test/full.ts';
 import { createTestDatabase, startTestServer } from '#test/postgres.ts';
 
 /** What README.md promises for all of our processes together. */
@@ -136,7 +136,7 @@ test.runIf(process.platform === 'linux')(
   },
 );
 
-test(
+testFull(
   'a transaction that is left open for long stalls nobody, keeps the WAL that it needs, and arrives',
   { timeout: 240_000 },
   async () => {

@@ -2,10 +2,10 @@ import { describe, expect, test } from 'vitest';
 
 import { parseLsn } from '#src/core/lsn.ts';
 import { differences, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
 
 /** What happens on a source besides changes of rows by its own clients. */
 describe.each(PAIRS)('from %i to %i', (...versions) => {

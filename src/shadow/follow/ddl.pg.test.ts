@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { installCapture } from '#src/shadow/ddl/capture.ts';
 import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 
 /** A pair whose source has the capture. */
 async function capturedPair(
@@ -65,7 +65,7 @@ const STOPPING: readonly (readonly [string, string, string])[] = [
   ['DROP TABLE', 'reseed', 'it was dropped'],
 ];
 
-describe.for(pairsOf<readonly [14 | 18, 18]>([14, 18], [18, 18]))('%i to %i', (versions) => {
+describe.for(casesOf<readonly [14 | 18, 18]>([14, 18], [18, 18]))('%i to %i', (versions) => {
   test('what is harmless goes on, and is on record with its command (pain 23) (complaint 20)', async () => {
     await using pair = await capturedPair(versions, SCHEMA);
     const { session } = pair.source;

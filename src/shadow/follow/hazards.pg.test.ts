@@ -2,10 +2,10 @@ import { describe, expect, test } from 'vitest';
 
 import { openSession } from '#src/db/postgres/connection/session.ts';
 import { differences, followPair, streamedTransactions } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([18, 18], [14, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([18, 18], [14, 18]);
 
 /** Statements that arrive as one batch: they are held back until the last one is written. */
 const together = (statements: readonly string[]): string =>

@@ -8,12 +8,12 @@ import { returnTables } from '#src/shadow/return-tables.ts';
 import { repairShadow } from '#src/shadow/verify/repair.ts';
 import type { VerifyOptions } from '#src/shadow/verify/verify.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
 /** Tables without a key, under REPLICA IDENTITY FULL: rows are named by all of their values. */
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
 
 const TYPES = `
 CREATE SCHEMA ext;

@@ -1,10 +1,10 @@
 import { describe, expect, test } from 'vitest';
 
 import { differences, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([18, 18], [14, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([18, 18], [14, 18]);
 
 /** Rows that come one by one, by the hundred, that change their key, and that go. */
 function writesTo(table: string, key: (number: string) => string): readonly string[] {

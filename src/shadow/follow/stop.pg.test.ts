@@ -1,10 +1,10 @@
 import { describe, expect, test } from 'vitest';
 
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
 
 /** Rows by a key, and a second value that is unique. */
 const create = (name: string): string =>

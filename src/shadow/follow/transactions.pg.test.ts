@@ -12,10 +12,10 @@ import {
   followPair,
   streamedTransactions,
 } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([14, 18], [18, 18]);
 
 const ITEM = `CREATE TABLE public.item (id int PRIMARY KEY, note text, place int UNIQUE);`;
 const fill = (from: number, to: number, note: string): string =>

@@ -6,7 +6,7 @@ import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createFailpoints } from '#src/lib/failpoint.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 import { followPair, type FollowedPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 
 import { repairShadow } from './repair.ts';
 import { verifyShadow, type VerifyOptions } from './verify.ts';
@@ -72,7 +72,7 @@ const ROWS = `
   INSERT INTO public.tag SELECT 't' || i, i FROM generate_series(0, 299) i;
   INSERT INTO public.day SELECT date '2026-01-01' + i FROM generate_series(0, 99) i;`;
 
-describe.each(pairsOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
+describe.each(casesOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
   'from %i to %i',
   (...versions) => {
     test('under a write load both sides are the same at each fence, and later runs read what changed (trap 25, complaint 8)', async () => {

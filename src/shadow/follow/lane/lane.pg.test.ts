@@ -4,13 +4,13 @@ import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { addRelations } from '#src/shadow/ledger.ts';
 import { differences, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 import { bringBack, dirtyTables, insert, load, relation, stopped, until } from '#test/lane.ts';
 import type { TestVersion } from '#test/postgres.ts';
 
 vi.setConfig({ testTimeout: 90_000 });
 
-const PAIRS = pairsOf<readonly [TestVersion, TestVersion]>([18, 18], [14, 18]);
+const PAIRS = casesOf<readonly [TestVersion, TestVersion]>([18, 18], [14, 18]);
 const TABLES = ['changed', 'steady'].map(
   (name) => `CREATE TABLE public.${name} (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0);`,
 );

@@ -6,7 +6,7 @@ import { openSession } from '#src/db/postgres/connection/session.ts';
 import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { readRelationRecords } from '#src/shadow/ledger.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
-import { pairsOf } from '#test/full.ts';
+import { casesOf } from '#test/full.ts';
 
 import { SchemaWatch } from './schema-watch.ts';
 
@@ -74,7 +74,7 @@ CREATE INDEX parent_note ON public.parent (note);
 CREATE TABLE public.part1 PARTITION OF public.parent FOR VALUES IN (1);
 CREATE TABLE public.rest PARTITION OF public.parent DEFAULT;`;
 
-describe.for(pairsOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
+describe.for(casesOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
   '%i to %i, without event triggers',
   (versions) => {
     test('a change that no row shows stops its table, and no other (trap 19, pain 22)', async () => {
