@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 
 import type { Ended } from '#test/command.ts';
+import { isFull } from '#test/full.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
 import { snapshotCatalog, withClient } from './compare.ts';
@@ -54,6 +55,9 @@ const PHASES = [
   /^reseed\.afterCopy$/,
   /^drop\.afterTarget$/,
 ];
+
+/** Of over a hundred, one in so many in npm test, from all over the source; test:full walks all. */
+const SHARE = 3;
 
 /** Reached only by a copy whose snapshot is gone (trap 1). */
 const isOfLostSnapshot = (name: string): boolean => /^copy\..*(Hold|Restart)$/.test(name);
@@ -143,15 +147,16 @@ async function tamper(shadow: Shadow): Promise<void> {
 }
 
 test(
-  'one shadow survives a death at every failpoint, and leaves nothing behind',
-  { timeout: 600_000 },
+  `one shadow survives a death at ${isFull ? 'every failpoint' : 'many failpoints'}, and leaves nothing behind`,
+  { timeout: 900_000 },
   async () => {
     const names = await readFailpointNames();
-    const order = names.toSorted((a, b) => rank(a) - rank(b));
+    // A new family of failpoints needs its place here.
+    expect(names.filter((name) => !STAGES.includes(name.split('.')[0] ?? ''))).toEqual([]);
+    const walked = isFull ? names : names.filter((_, i) => i % SHARE === 0);
+    const order = walked.toSorted((a, b) => rank(a) - rank(b));
     const of = (stages: readonly string[]): string[] =>
       stages.flatMap((stage) => order.filter((name) => name.startsWith(`${stage}.`)));
-    // A new family of failpoints needs its place here.
-    expect(of(STAGES).toSorted()).toEqual(names.toSorted());
 
     await using source = await createTestDatabase(
       14,

@@ -120,7 +120,8 @@ test('event triggers that the role may not make are refused before anything is d
   source.dropRoleAfterwards(role);
   await source.session.query(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'zqpass';
     GRANT CREATE ON DATABASE ${source.name} TO ${role};
-    ALTER TABLE public.orders OWNER TO ${role}; ALTER TABLE public.other OWNER TO ${role}`);
+    ALTER TABLE public.orders OWNER TO ${role}; ALTER TABLE public.other OWNER TO ${role};
+    ALTER TABLE public.log OWNER TO ${role}; ALTER TABLE public.log1 OWNER TO ${role}`);
   const as = { ...source.endpoint, user: role, password: 'zqpass' };
   const urls = ['--source', urlOf(as), '--target', urlOf(target.endpoint)];
   const { code, stdout } = await runCommand(['check', ...urls, '--ddl-triggers', '--json']);
