@@ -36,7 +36,7 @@ export type FollowedPair = AsyncDisposable & {
   readonly caughtUp: () => Promise<void>;
 };
 
-const CATCH_UP_MS = 30_000;
+const CATCH_UP_MS = 60_000;
 
 export type FollowOptions = {
   /** Of the spool. */

@@ -164,16 +164,16 @@ const CHANGES: readonly Change[] = [
     `UPDATE app.label SET name = rtrim(name, '~') WHERE owner = ${worker} AND name LIKE '%~~%'`,
   ],
   // A unique value goes from row to row.
-  ({ worker, number }, salt) => [
+  ({ worker }, salt) => [
     `UPDATE app.seat SET place = 'moving ${worker}' WHERE id = ${one('seat', 'id', worker, salt)}`,
-    `UPDATE app.seat SET place = 'place of ' || id || ' since ${worker}.${number}' WHERE id = ${one('seat', 'id', worker, `${salt}b`)}`,
-    `UPDATE app.seat SET place = 'at ' || id || ' since ${worker}.${number}' WHERE place = 'moving ${worker}'`,
+    `UPDATE app.seat SET place = 'place of ' || id || ' since ${salt}' WHERE id = ${one('seat', 'id', worker, `${salt}b`)}`,
+    `UPDATE app.seat SET place = 'at ' || id || ' since ${salt}' WHERE place = 'moving ${worker}'`,
   ],
   // Every other time nothing but the swap is left of it, which only the exact order gets past the index.
-  ({ worker, number }) => [
+  ({ worker, number }, salt) => [
     `WITH pair AS (SELECT min(id) AS a, max(id) AS b FROM app.seat WHERE owner = ${worker}),
           old AS (SELECT (SELECT place FROM app.seat, pair WHERE id = a) AS pa, (SELECT place FROM app.seat, pair WHERE id = b) AS pb)
-     UPDATE app.seat SET place = id || ' of ${worker}.${number}, once ' || left(place, 40) FROM pair, old WHERE id IN (a, b) AND ${number % 2} = 0`,
+     UPDATE app.seat SET place = id || ' of ${salt}, once ' || left(place, 40) FROM pair, old WHERE id IN (a, b) AND ${number % 2} = 0`,
     `DO $$ DECLARE pa text; pb text; a int; b int; BEGIN
        SELECT min(id), max(id) INTO a, b FROM app.seat WHERE owner = ${worker};
        SELECT place INTO pa FROM app.seat WHERE id = a; SELECT place INTO pb FROM app.seat WHERE id = b;
