@@ -77,8 +77,11 @@ export function pick<T>(random: () => number, items: readonly T[]): T {
 }
 
 export function planFault(random: () => number): Fault {
-  const direction = pick<Direction | undefined>(random, [undefined, 'toServer', 'toClient']);
-  const where = direction === undefined ? {} : { direction };
+  const where = pick<{ readonly direction?: Direction }>(random, [
+    {},
+    { direction: 'toServer' },
+    { direction: 'toClient' },
+  ]);
   const kinds: readonly (() => Fault)[] = [
     () => ({ kind: 'reset' }),
     () => ({ kind: 'end' }),

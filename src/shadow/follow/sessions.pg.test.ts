@@ -185,15 +185,18 @@ test('a walsender that serves a lost connection of ours gives the slot back', as
   await pair.caughtUp();
   const stale = async (): Promise<AsyncDisposable | undefined> => {
     await endBackends(session, `understudy ${shadowId} receive`);
-    // Who is first has the slot.
-    return startReplication({
-      endpoint: pair.source.endpoint,
-      slot: slotName ?? '',
-      publication: publicationName ?? '',
-      startLsn: consistentLsn!,
-      binary: true,
-      applicationName: `understudy ${shadowId} receive`,
-    }).catch(() => undefined);
+    // Who is first has the slot; several of these against one of ours.
+    const tries = Array.from({ length: 5 }, async () =>
+      startReplication({
+        endpoint: pair.source.endpoint,
+        slot: slotName ?? '',
+        publication: publicationName ?? '',
+        startLsn: consistentLsn!,
+        binary: true,
+        applicationName: `understudy ${shadowId} receive`,
+      }).catch(() => undefined),
+    );
+    return (await Promise.all(tries)).find((one) => one !== undefined);
   };
   let held: AsyncDisposable | undefined;
   await until('the slot is taken', async () => {
