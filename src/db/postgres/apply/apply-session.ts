@@ -82,6 +82,8 @@ export class ApplySession {
   readonly #shadowId: string;
   readonly #epoch: bigint;
   readonly #progress: ProgressKind;
+  /** Commit end of the last transaction that is known to be committed. */
+  #applied: Lsn;
   readonly #failpoints: Failpoints;
   readonly #prepared = new PreparedStatements();
   readonly #arrays = new ArrayParameters();
@@ -96,12 +98,15 @@ export class ApplySession {
     readonly shadowId: string;
     readonly epoch: bigint;
     readonly progress: ProgressKind;
+    /** The progress on which this session goes on. */
+    readonly applied: Lsn;
     readonly failpoints?: Failpoints;
   }) {
     this.#connection = options.connection;
     this.#shadowId = options.shadowId;
     this.#epoch = options.epoch;
     this.#progress = options.progress;
+    this.#applied = options.applied;
     this.#failpoints = options.failpoints ?? NO_FAILPOINTS;
   }
 
@@ -134,6 +139,7 @@ export class ApplySession {
     pipeline.query([[this.#progressStatement(commit), { kind: 'progress' }], 'COMMIT']);
     pipeline.commits = true;
     await this.#run(pipeline).catch(asOperatorError);
+    this.#applied = commit.endLsn;
     this.#ended();
   }
 
@@ -259,10 +265,33 @@ export class ApplySession {
 
   /** Begin a transaction with the lease if none is open, and run the statements that follow. */
   #begin(pipeline: ApplyPipeline, statements: readonly string[]): void {
-    const lease: [string, Expectation] = [this.#leaseStatement(), { kind: 'lease' }];
-    if (!this.#inTransaction) pipeline.query(['BEGIN', lease, ...statements]);
-    else if (statements.length > 0) pipeline.query(statements);
+    if (!this.#inTransaction) {
+      pipeline.query(['BEGIN', ...this.#checks(), ...statements]);
+    } else if (statements.length > 0) pipeline.query(statements);
     this.#inTransaction = true;
+  }
+
+  #checks(): readonly [string, Expectation][] {
+    const lease: [string, Expectation] = [this.#leaseStatement(), { kind: 'lease' }];
+    const turn = this.#turnStatement();
+    return turn === undefined ? [lease] : [lease, [turn, { kind: 'turn' }]];
+  }
+
+  /**
+   * Fails when the progress is not the one that this session goes on from: what an earlier connection of
+   * ours had sent, and of which it never heard, was committed since. Waits for one that is under way. Only
+   * one session can have an origin, so with that there is nothing to ask.
+   */
+  #turnStatement(): string | undefined {
+    if (this.#progress.kind === 'origin') return undefined;
+    const row =
+      this.#progress.kind === 'table'
+        ? 'understudy.progress WHERE'
+        : `understudy.relation WHERE source_oid = ${this.#progress.sourceOid} AND`;
+    const id = quoteLiteral(this.#shadowId);
+    const known = `'${formatLsn(this.#applied)}'::pg_lsn`;
+    return `SELECT 1 / CASE WHEN bool_or(r.applied_lsn > ${known}) THEN 0 ELSE 1 END
+              FROM (SELECT applied_lsn FROM ${row} shadow_id = ${id} FOR UPDATE) AS r`;
   }
 
   #leaseStatement(): string {
@@ -336,6 +365,12 @@ export class ApplySession {
       const expectation = pipeline.expectations[rows.length];
       if (expectation?.kind === 'lease' && error.code === DIVISION_BY_ZERO) {
         throw new OperatorError('LEASE_LOST', `shadow ${this.#shadowId} has a newer runner`);
+      }
+      if (expectation?.kind === 'turn' && error.code === DIVISION_BY_ZERO) {
+        throw new OperatorError(
+          'CONNECTION_LOST',
+          'what an earlier connection had sent was committed meanwhile',
+        );
       }
       throw new RefusedStatement(error, expectation);
     }

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
 
-import { lsn } from '#src/core/lsn.ts';
+import { formatLsn, lsn } from '#src/core/lsn.ts';
 import { openWireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { LEDGER_SCHEMA } from '#src/db/postgres/ledger-schema.ts';
 import type { ValueFormat } from '#src/wire/postgres/apply-encoder.ts';
@@ -38,11 +38,15 @@ CREATE TABLE public.t2 (c0 text, c1 text, c2 text, c3 text, c4 text, PRIMARY KEY
 CREATE TABLE public.t3 (c0 text, c1 text, c2 text UNIQUE, c3 text, c4 text);
 CREATE TABLE public.t4 (c0 text, c1 text, c2 text, c3 text, c4 text);`;
 
+const BEGUN = lsn(1n);
+
 async function openTarget(db: TestDatabase, format: ValueFormat) {
   const { session } = db;
   await session.query(
-    `INSERT INTO understudy.lease (shadow_id, epoch, holder) VALUES ('${SHADOW_ID}', 1, 'test');
-     INSERT INTO understudy.progress (shadow_id, applied_lsn) VALUES ('${SHADOW_ID}', '0/1')`,
+    `INSERT INTO understudy.lease (shadow_id, epoch, holder) VALUES ('${SHADOW_ID}', 1, 'test')
+       ON CONFLICT DO NOTHING;
+     INSERT INTO understudy.progress (shadow_id, applied_lsn) VALUES ('${SHADOW_ID}', '${formatLsn(BEGUN)}')
+       ON CONFLICT DO NOTHING`,
   );
   const names = TABLES.map(({ oid }) => ({ schema: 'public', name: `t${oid}` }));
   const found = await readTargetColumns(session, names);
@@ -60,6 +64,7 @@ async function openTarget(db: TestDatabase, format: ValueFormat) {
     shadowId: SHADOW_ID,
     epoch: 1n,
     progress: { kind: 'table' },
+    applied: BEGUN,
   });
   return { tables, apply, connection };
 }
@@ -149,3 +154,26 @@ test.each<readonly [TestVersion, ValueFormat]>([
     expect(replays.length).toBeGreaterThan(10);
   },
 );
+
+test('what a lost connection had sent and what is sent again are not both applied (I3)', async () => {
+  await using db = await createTestDatabase(18, LEDGER_SCHEMA + DDL);
+  await using opened = new AsyncDisposableStack();
+  const lost = await openTarget(db, 'text');
+  opened.use(lost.connection);
+  const again = await openTarget(db, 'text');
+  opened.use(again.connection);
+  const messages: HistoryMessage[] = [];
+  const history = new History(TABLES, 't', (message) => messages.push(message));
+  history.write({ ...START[3]!, value: 'zqrow' });
+  const end = { endLsn: lsn(0x2000n), commitTimeMs: 0, statements: [] };
+  // Of a table without a key, in which nothing but the progress tells one row from the same row again.
+  await lost.apply.apply(batchOf(messages, lost.tables));
+  const repeated = again.apply.apply(batchOf(messages, again.tables));
+  repeated.catch(() => undefined);
+  await lost.apply.commit(end);
+  await expect(repeated).rejects.toMatchObject({ code: 'CONNECTION_LOST' });
+  await again.apply.rollback();
+  await expect(again.apply.commit(end)).rejects.toMatchObject({ code: 'CONNECTION_LOST' });
+  const rows = await rowsOf(db);
+  expect(rows.map((some) => some.length)).toEqual([0, 0, 0, 1]);
+});

@@ -119,6 +119,7 @@ async function attempt(
     shadowId: shadow.shadowId,
     epoch: deps.epoch,
     progress: { kind: shadow.originName === undefined ? 'table' : 'origin' },
+    applied,
     failpoints: deps.failpoints,
   });
   const loop = new ApplyLoop(

@@ -118,6 +118,7 @@ async function attempt(
         shadowId: shadow.shadowId,
         epoch: deps.epoch,
         progress: { kind: 'relation', sourceOid },
+        applied,
         failpoints,
       }),
       reader,
