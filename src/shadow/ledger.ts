@@ -369,34 +369,6 @@ export async function recordPublished(
 }
 
 /**
- * A table that does not follow any more (trap 19), also one that was on its way back; the first reason
- * stays. The spool keeps what it needs to be resumed.
- */
-export async function stopRelation(
-  target: Session,
-  shadowId: string,
-  sourceOid: number,
-  stop: TableStop,
-): Promise<void> {
-  await target.execute(
-    `UPDATE understudy.relation
-        SET state = 'stopped', is_in_lane = false, applied_lsn = NULL, stop_lsn = $3::pg_lsn,
-            stop_code = $4, stop_message = $5, waits_for = $6, is_spooled = $7, spool_bytes = 0,
-            stopped_at = now()
-      WHERE shadow_id = $1 AND source_oid = $2 AND state <> 'stopped'`,
-    [
-      shadowId,
-      sourceOid,
-      stop.lsn === undefined ? null : formatLsn(stop.lsn),
-      stop.code,
-      stop.message,
-      stop.waitsFor,
-      stop.waitsFor === 'resume',
-    ],
-  );
-}
-
-/**
  * Take a stopped table off the record that its newest version says was dropped. That version was written
  * in the apply transaction, so no change of the table comes any more. Whether it was so.
  */

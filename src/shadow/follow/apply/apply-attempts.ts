@@ -56,10 +56,12 @@ export async function repeatAttempts(
       brokenAtMs = undefined;
     } catch (error) {
       signal.throwIfAborted();
+      if (error instanceof LeftInDoubt) throw error.cause;
       if (mustSettleFirst(memory, error)) continue;
       const mended = await mend(work, error);
       if (mended.outcome === 'done') return;
       if (mended.outcome === 'again') continue;
+      if (mended.failure instanceof LeftInDoubt) throw mended.failure.cause;
       const now = clock.now();
       const { runningAtMs } = memory;
       const hasWorked = runningAtMs !== undefined && now - runningAtMs > WORKED_MS;
@@ -113,6 +115,27 @@ function mustSettleFirst(memory: Memory, error: unknown): boolean {
   if (begun === undefined || memory.settleBefore === begun) return false;
   memory.settleBefore = begun;
   return true;
+}
+
+/**
+ * Whether the ledger was changed is not known, and may be decided any time yet. What is applied before that
+ * could make the change untrue, so this ends following, and not just the attempt at applying: the next run
+ * has a newer epoch of the lease, for which it waits until our transaction is over, and without which
+ * that has no effect.
+ */
+export class LeftInDoubt extends Error {
+  constructor(cause: unknown) {
+    super('it is not known whether the ledger was changed', { cause });
+  }
+}
+
+/** The result of a change of the ledger that holds the lease. Throws LeftInDoubt unless the server refused it. */
+export async function decided<T>(change: Promise<T>): Promise<T> {
+  try {
+    return await change;
+  } catch (error) {
+    throw sqlstateOf(error) === undefined ? new LeftInDoubt(error) : error;
+  }
 }
 
 /** Failures that come from outside of the data: connections, deadlocks, resources, a server that restarts. */

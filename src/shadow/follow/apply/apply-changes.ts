@@ -12,18 +12,14 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 import type { Logger } from '#src/lib/log.ts';
 import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
 import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
+import { stopRelation } from '#src/shadow/follow/table-states.ts';
 import type { LagMeter } from '#src/shadow/follow/watch/monitor.ts';
 import { readProgress } from '#src/shadow/lease.ts';
-import {
-  readRelationRecords,
-  type ShadowRecord,
-  stopRelation,
-  type TableStop,
-} from '#src/shadow/ledger.ts';
+import { readRelationRecords, type ShadowRecord, type TableStop } from '#src/shadow/ledger.ts';
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
-import { type Memory, repeatAttempts } from './apply-attempts.ts';
+import { decided, type Memory, repeatAttempts } from './apply-attempts.ts';
 import { openApplyConnection } from './apply-connection.ts';
 import type { ApplyGate } from './apply-gate.ts';
 import { ApplyLoop } from './apply-loop.ts';
@@ -213,19 +209,20 @@ const STOPS_A_TABLE: ReadonlySet<ErrorCode> = new Set([
 /** Stop the table that an error is about; false when it is about none. */
 async function stopTable(deps: ApplyChangesDeps, error: OperatorError): Promise<boolean> {
   if (!STOPS_A_TABLE.has(error.code)) return false;
-  const { shadow, meter } = deps;
+  const { shadow, epoch, meter } = deps;
+  const { shadowId } = shadow;
   const sourceOid = Number(error.detail['relation']);
   // What was not committed is gone, and its changes are skipped from now on: it is as of the progress.
   const at = meter.appliedLsn;
   await using target = await openSession(deps.target, {
-    applicationName: `understudy ${shadow.shadowId}`,
+    applicationName: `understudy ${shadowId}`,
     answerMsMax: ANSWER_MS_MAX,
   });
   deps.failpoints.hit('stop.beforeRecord');
-  await stopRelation(target, shadow.shadowId, sourceOid, tableStop(error, at));
+  await decided(stopRelation({ target, shadowId, epoch }, sourceOid, tableStop(error, at)));
   deps.failpoints.hit('stop.afterRecord');
   deps.log.error({ code: error.code, relation: sourceOid }, 'a table was stopped');
-  const others = await readForeignNeighbours(target, shadow.shadowId, sourceOid);
+  const others = await readForeignNeighbours(target, shadowId, sourceOid);
   const spans = others.length === 0 ? '' : `, also ${others.join(', ')} that foreign keys connect`;
   deps.report({
     type: 'notice',

@@ -6,7 +6,7 @@ import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
-import { enterLane, enterReseed, type TableShape } from '#src/shadow/follow/lane/lane-ledger.ts';
+import { enterLane, enterReseed, type TableShape } from '#src/shadow/follow/table-states.ts';
 import {
   recordedColumns,
   type RelationRecord,

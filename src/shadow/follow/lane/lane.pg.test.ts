@@ -3,6 +3,7 @@ import { describe, expect, test, vi } from 'vitest';
 import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { addRelations } from '#src/shadow/ledger.ts';
+import { type FaultProxy, startFaultProxy } from '#test/fault-proxy.ts';
 import { differences, followPair } from '#test/follower.ts';
 import { casesOf } from '#test/full.ts';
 import { bringBack, dirtyTables, insert, load, relation, stopped, until } from '#test/lane.ts';
@@ -231,4 +232,37 @@ test('past its bound the spool lets the oldest stopped table go, which can only 
   await bringBack(pair, 'resume', 'young');
   await bringBack(pair, 'reseed', 'old');
   expect(await differences(pair, 'public.old', 'public.young', 'public.steady')).toEqual([]);
+});
+
+test('while it is not known whether a table was handed over, nothing passes that position', async () => {
+  let proxy: FaultProxy | undefined;
+  await using pair = await followPair([18, 18], TABLES.join('\n'), {
+    prepare: async (_, target) => {
+      proxy = await startFaultProxy(target.endpoint);
+      return { target: proxy.endpoint };
+    },
+  });
+  await using _ = proxy;
+  const { session } = pair.source;
+  await insert(session, 'changed', 1, 100);
+  await session.query('ALTER TABLE public.changed ADD extra text');
+  await session.query(`UPDATE public.changed SET extra = 'zqrow'`);
+  await stopped(pair, 'changed');
+  await pair.target.session.query('ALTER TABLE public.changed ADD extra text');
+  await using working = await load(pair, (round) => [
+    `UPDATE public.changed SET n = ${round} WHERE id = ${round % 100}`,
+  ]);
+  // The server gets the COMMIT long after the lane has lost its connection.
+  const links = / lane$/;
+  proxy?.onText({ links, direction: 'toServer', text: 'is_in_lane = false' }, () =>
+    proxy?.onText({ links, direction: 'toServer', text: 'COMMIT' }, () => {
+      proxy?.inject({ kind: 'delay', links, direction: 'toServer', ms: 3_000 });
+      setTimeout(() => proxy?.inject({ kind: 'abandon', links }), 100);
+    }),
+  );
+  await Promise.race([bringBack(pair, 'resume', 'changed'), pair.ended]).catch(() => undefined);
+  await until(async () => (await relation(pair, 'changed')).state === 'copied', 'the COMMIT came');
+  expect(working.rounds()).toBeGreaterThan(10);
+  expect(pair.follower.meter.appliedLsn).toBe((await relation(pair, 'changed')).startLsn);
+  expect(await pair.ended).toMatchObject({ code: 'CONNECTION_LOST' });
 });

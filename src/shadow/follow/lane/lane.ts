@@ -14,7 +14,9 @@ import { supervise } from '#src/lib/supervise.ts';
 import { DDL_PREFIX } from '#src/shadow/ddl/capture-sql.ts';
 import { readLatestVersions } from '#src/shadow/ddl/version-ledger.ts';
 import {
+  decided,
   isTransient,
+  LeftInDoubt,
   type Memory,
   repeatAttempts,
 } from '#src/shadow/follow/apply/apply-attempts.ts';
@@ -23,14 +25,9 @@ import { openApplyConnection } from '#src/shadow/follow/apply/apply-connection.t
 import { ApplyGate } from '#src/shadow/follow/apply/apply-gate.ts';
 import { ApplyLoop } from '#src/shadow/follow/apply/apply-loop.ts';
 import { laneDdlHandler } from '#src/shadow/follow/apply/ddl-messages.ts';
-import { handOver, type Writer } from '#src/shadow/follow/lane/lane-ledger.ts';
+import { handOver, stopRelation, type Writer } from '#src/shadow/follow/table-states.ts';
 import type { LagMeter } from '#src/shadow/follow/watch/monitor.ts';
-import {
-  type RelationRecord,
-  readRelationRecords,
-  type ShadowRecord,
-  stopRelation,
-} from '#src/shadow/ledger.ts';
+import { type RelationRecord, readRelationRecords, type ShadowRecord } from '#src/shadow/ledger.ts';
 import { readChunking } from '#src/shadow/verify/chunking.ts';
 import type { Spool } from '#src/stream/spool/spool.ts';
 
@@ -138,16 +135,25 @@ async function attempt(
   failpoints.hit('lane.afterStart');
   // Never ahead of the main loop, which would apply again what is in between.
   gate.close({ kind: 'until', lsn: deps.meter.appliedLsn }).catch(() => undefined);
+  let doubt: LeftInDoubt | undefined;
   await supervise(
     [
       async (end) => loop.run(end),
       async (end) => {
-        do await comeNear(deps, gate, end);
-        while (!(await handOverAt(deps, { target, record, table, gate }, end)));
+        try {
+          do await comeNear(deps, gate, end);
+          while (!(await handOverAt(deps, { target, record, table, gate }, end)));
+        } catch (error) {
+          if (error instanceof LeftInDoubt) doubt = error;
+          throw error;
+        }
       },
     ],
     signal,
-  );
+  ).catch((error: unknown) => {
+    // Also when the loop had failed before, as both do that lose their server.
+    throw doubt ?? error;
+  });
 }
 
 /** Follow the main loop's position until there is hardly anything in between. */
@@ -174,8 +180,9 @@ type Lane = {
 async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Promise<boolean> {
   const { shadow, epoch, failpoints } = deps;
   const { target, record, table } = lane;
-  using _ = await deps.gate.claim(signal);
+  const turn = await deps.gate.claim(signal);
   let at: Lsn;
+  let isInDoubt = false;
   try {
     at = await orAborted(deps.gate.close({ kind: 'now' }), signal);
     const reached = orAborted(lane.gate.close({ kind: 'until', lsn: at }), signal);
@@ -185,10 +192,18 @@ async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Prom
     if (version !== undefined && version.lsn >= beganAt(record)) table.requireShape(version.shape);
     failpoints.hit('lane.beforeHandOver');
     const writer: Writer = { target, shadowId: shadow.shadowId, epoch };
-    if (!(await handOver(writer, { ...record, ...table.shape }, at))) return true;
+    const isDone = await decided(handOver(writer, { ...record, ...table.shape }, at));
+    if (!isDone) return true;
     failpoints.hit('lane.afterHandOver');
+  } catch (error) {
+    isInDoubt = error instanceof LeftInDoubt;
+    throw error;
   } finally {
-    deps.gate.open();
+    // Else the main loop must not pass it, nor may anybody let it whose turn is next.
+    if (!isInDoubt) {
+      deps.gate.open();
+      turn[Symbol.dispose]();
+    }
   }
   deps.report({
     type: 'notice',
@@ -241,11 +256,12 @@ async function stopAgain(
   if (record === undefined) return true;
   failpoints.hit('lane.beforeStop');
   const stop = tableStop(error, record.appliedLsn ?? lsn(0n));
-  await stopRelation(
-    target,
-    shadow.shadowId,
-    sourceOid,
-    isSpoolGone ? { ...stop, waitsFor: 'reseed' } : stop,
+  await decided(
+    stopRelation(
+      { target, shadowId: shadow.shadowId, epoch: deps.epoch },
+      sourceOid,
+      isSpoolGone ? { ...stop, waitsFor: 'reseed' } : stop,
+    ),
   );
   failpoints.hit('lane.afterStop');
   deps.log.error({ code: error.code, relation: sourceOid }, 'a table has stopped again');

@@ -3,8 +3,8 @@ import { quoteTable } from '#src/core/table.ts';
 import { ANSWER_MS_MAX, openSession } from '#src/db/postgres/connection/session.ts';
 import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
 import { isTransient } from '#src/shadow/follow/apply/apply-attempts.ts';
-import { leaveReseed } from '#src/shadow/follow/lane/lane-ledger.ts';
 import { reseedTables } from '#src/shadow/follow/lane/reseed.ts';
+import { leaveReseed } from '#src/shadow/follow/table-states.ts';
 import type { PublicationWatch } from '#src/shadow/follow/watch/publication-watch.ts';
 import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 
@@ -56,13 +56,14 @@ export async function runLanes(deps: LanesDeps, signal: AbortSignal): Promise<vo
       await work.whileHealthy(clock.sleep(POLL_MS, signal));
     }
   } finally {
-    await work.ended();
+    await work.end();
   }
 }
 
 /** What is under way. */
 class Work {
   readonly #deps: LanesDeps;
+  readonly #over = new AbortController();
   readonly #signal: AbortSignal;
   readonly #lanes = new Map<number, Promise<void>>();
   #copy: Promise<void> | undefined;
@@ -70,7 +71,7 @@ class Work {
 
   constructor(deps: LanesDeps, signal: AbortSignal) {
     this.#deps = deps;
-    this.#signal = signal;
+    this.#signal = AbortSignal.any([signal, this.#over.signal]);
     this.#failed.promise.catch(() => undefined);
   }
 
@@ -97,7 +98,9 @@ class Work {
     await Promise.race([waiting, this.#failed.promise]);
   }
 
-  async ended(): Promise<void> {
+  /** When one has failed, the others are not to go on. */
+  async end(): Promise<void> {
+    this.#over.abort();
     await Promise.all([...this.#lanes.values(), this.#copy]);
   }
 

@@ -2,7 +2,7 @@ import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import type { TableName } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import type { RelationRecord } from '#src/shadow/ledger.ts';
+import type { RelationRecord, TableStop } from '#src/shadow/ledger.ts';
 
 /** How tables leave and enter the state of being stopped, on record (ADR 0009, docs/state.md). */
 
@@ -16,6 +16,35 @@ export type Writer = {
 /** A table as the source has it now; by this name it is found on the target, too. */
 export type TableShape = TableName &
   Pick<RelationRecord, 'columns' | 'key'> & { readonly sourceOid: number };
+
+/**
+ * A table that does not follow any more (trap 19), also one that was on its way back; the first reason
+ * stays. The spool keeps what it needs to be resumed.
+ */
+export async function stopRelation(
+  writer: Writer,
+  sourceOid: number,
+  stop: TableStop,
+): Promise<void> {
+  await asRunner(writer, async () =>
+    writer.target.execute(
+      `UPDATE understudy.relation
+          SET state = 'stopped', is_in_lane = false, applied_lsn = NULL, stop_lsn = $3::pg_lsn,
+              stop_code = $4, stop_message = $5, waits_for = $6, is_spooled = $7, spool_bytes = 0,
+              stopped_at = now()
+        WHERE shadow_id = $1 AND source_oid = $2 AND state <> 'stopped'`,
+      [
+        writer.shadowId,
+        sourceOid,
+        stop.lsn === undefined ? null : formatLsn(stop.lsn),
+        stop.code,
+        stop.message,
+        stop.waitsFor,
+        stop.waitsFor === 'resume',
+      ],
+    ),
+  );
+}
 
 /** Let a lane apply the changes of a stopped table from where it stopped. False when that is no longer possible. */
 export async function enterLane(writer: Writer, shape: TableShape): Promise<boolean> {
