@@ -1,5 +1,5 @@
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
-import type { ProgressKind } from '#src/db/postgres/apply/apply-session.ts';
+import type { ProgressKind } from '#src/db/postgres/apply/progress.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { TARGET_IDENTITY } from '#src/db/postgres/ledger-schema.ts';

@@ -1,4 +1,4 @@
-import { formatLsn, type Lsn } from '#src/core/lsn.ts';
+import type { Lsn } from '#src/core/lsn.ts';
 import { quoteLiteral, quoteTable } from '#src/core/table.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
@@ -20,6 +20,8 @@ import { isKeyless } from '#src/wire/postgres/net-entry.ts';
 import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
 import { PreparedStatements } from './prepared-statements.ts';
+import { CHECK_FAILED, type ProgressKind, ProgressStatements } from './progress.ts';
+import { asOperatorError, diverged, isOtherClass, RefusedStatement } from './refused-statement.ts';
 import { Removals } from './removals.ts';
 
 /**
@@ -48,27 +50,6 @@ const WRITER_BYTES_KEPT = 32 * 1024 * 1024;
 /** Prepared statements are forgotten beyond this number, for the memory of the server. */
 const PREPARED_MAX = 1_000;
 
-/** unique_violation and exclusion_violation: the two that an order can cause. */
-const ORDER_SQLSTATES = new Set(['23505', '23P01']);
-
-/**
- * Classes of failures that say nothing of the table which a statement was about: connection, transaction
- * state, our own prepared statements, authorization, rollback (deadlocks), resources, prerequisite state
- * (locks), operator intervention, system, configuration file, internal. Any other is the table's refusal
- * of a row; its triggers may raise whatever they like.
- */
-const OTHER_CLASSES = new Set(['08', '25', '26', '28', '40', '53', '55', '57', '58', 'F0', 'XX']);
-
-/** What a check of ours fails with, see `present`. */
-const DIVISION_BY_ZERO = '22012';
-
-/** Where progress is kept: see `ledger-schema.ts`. */
-export type ProgressKind =
-  | { readonly kind: 'origin' }
-  | { readonly kind: 'table' }
-  /** Of a lane, which applies one table. */
-  | { readonly kind: 'relation'; readonly sourceOid: number };
-
 export type ApplyCommit = {
   readonly endLsn: Lsn;
   /** Milliseconds since the Unix epoch, of the last source transaction. */
@@ -80,8 +61,7 @@ export type ApplyCommit = {
 export class ApplySession {
   readonly #connection: WireConnection;
   readonly #shadowId: string;
-  readonly #epoch: bigint;
-  readonly #progress: ProgressKind;
+  readonly #statements: ProgressStatements;
   /** Commit end of the last transaction that is known to be committed. */
   #applied: Lsn;
   readonly #failpoints: Failpoints;
@@ -104,8 +84,7 @@ export class ApplySession {
   }) {
     this.#connection = options.connection;
     this.#shadowId = options.shadowId;
-    this.#epoch = options.epoch;
-    this.#progress = options.progress;
+    this.#statements = new ProgressStatements(options.shadowId, options.epoch, options.progress);
     this.#applied = options.applied;
     this.#failpoints = options.failpoints ?? NO_FAILPOINTS;
   }
@@ -120,7 +99,7 @@ export class ApplySession {
       await this.#applySteps(batch);
     } catch (error) {
       if (!(error instanceof RefusedStatement)) throw error;
-      if (!ORDER_SQLSTATES.has(error.server.code)) throw error.toOperatorError();
+      if (!error.mayBeOrder) throw error.toOperatorError();
       await this.#query(ROLL_BACK_BATCH);
       this.#removals.restore(saved);
       await this.#forgetStatements();
@@ -136,7 +115,10 @@ export class ApplySession {
     const pipeline = this.#pipeline();
     this.#begin(pipeline, []);
     for (const statement of commit.statements) pipeline.query([statement]);
-    pipeline.query([[this.#progressStatement(commit), { kind: 'progress' }], 'COMMIT']);
+    pipeline.query([
+      [this.#statements.advance(commit.endLsn, commit.commitTimeMs), { kind: 'progress' }],
+      'COMMIT',
+    ]);
     pipeline.commits = true;
     await this.#run(pipeline).catch(asOperatorError);
     this.#applied = commit.endLsn;
@@ -272,48 +254,9 @@ export class ApplySession {
   }
 
   #checks(): readonly [string, Expectation][] {
-    const lease: [string, Expectation] = [this.#leaseStatement(), { kind: 'lease' }];
-    const turn = this.#turnStatement();
+    const lease: [string, Expectation] = [this.#statements.lease, { kind: 'lease' }];
+    const turn = this.#statements.turn(this.#applied);
     return turn === undefined ? [lease] : [lease, [turn, { kind: 'turn' }]];
-  }
-
-  /**
-   * Fails when the progress is not the one that this session goes on from: what an earlier connection of
-   * ours had sent, and of which it never heard, was committed since. Waits for one that is under way. Only
-   * one session can have an origin, so with that there is nothing to ask.
-   */
-  #turnStatement(): string | undefined {
-    if (this.#progress.kind === 'origin') return undefined;
-    const row =
-      this.#progress.kind === 'table'
-        ? 'understudy.progress WHERE'
-        : `understudy.relation WHERE source_oid = ${this.#progress.sourceOid} AND`;
-    const id = quoteLiteral(this.#shadowId);
-    const known = `'${formatLsn(this.#applied)}'::pg_lsn`;
-    return `SELECT 1 / CASE WHEN bool_or(r.applied_lsn > ${known}) THEN 0 ELSE 1 END
-              FROM (SELECT applied_lsn FROM ${row} shadow_id = ${id} FOR UPDATE) AS r`;
-  }
-
-  #leaseStatement(): string {
-    const id = quoteLiteral(this.#shadowId);
-    return present(
-      `SELECT FROM understudy.lease WHERE shadow_id = ${id} AND epoch = ${this.#epoch} FOR SHARE`,
-    );
-  }
-
-  #progressStatement({ endLsn, commitTimeMs }: ApplyCommit): string {
-    const position = `'${formatLsn(endLsn)}'::pg_lsn`;
-    if (this.#progress.kind === 'origin') {
-      const time = quoteLiteral(new Date(commitTimeMs).toISOString());
-      return `SELECT pg_catalog.pg_replication_origin_xact_setup(${position}, ${time}::timestamptz)`;
-    }
-    const id = quoteLiteral(this.#shadowId);
-    const update =
-      this.#progress.kind === 'table'
-        ? `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${id}`
-        : `UPDATE understudy.relation SET applied_lsn = ${position} WHERE shadow_id = ${id}
-             AND source_oid = ${this.#progress.sourceOid} AND state = 'catching up'`;
-    return `WITH u AS (${update} RETURNING 1) ${present('SELECT FROM u')}`;
   }
 
   async #forgetStatements(): Promise<void> {
@@ -363,10 +306,10 @@ export class ApplySession {
     const { error, rows } = outcome;
     if (error !== undefined) {
       const expectation = pipeline.expectations[rows.length];
-      if (expectation?.kind === 'lease' && error.code === DIVISION_BY_ZERO) {
+      if (expectation?.kind === 'lease' && error.code === CHECK_FAILED) {
         throw new OperatorError('LEASE_LOST', `shadow ${this.#shadowId} has a newer runner`);
       }
-      if (expectation?.kind === 'turn' && error.code === DIVISION_BY_ZERO) {
+      if (expectation?.kind === 'turn' && error.code === CHECK_FAILED) {
         throw new OperatorError(
           'CONNECTION_LOST',
           'what an earlier connection had sent was committed meanwhile',
@@ -422,61 +365,4 @@ export class ApplySession {
     }
     return { error, rows };
   }
-}
-
-/** A statement that fails with division_by_zero unless `rows` yields exactly one row. */
-function present(rows: string): string {
-  return `SELECT 1 / (SELECT count(*) FROM (${rows}) AS r)::int4`;
-}
-
-/** A statement of a pipeline that the server refused; `expectation` says for which table. */
-class RefusedStatement extends Error {
-  readonly server: ServerMessage;
-  readonly expectation: Expectation | undefined;
-
-  constructor(server: ServerMessage, expectation: Expectation | undefined) {
-    super(server.code);
-    this.server = server;
-    this.expectation = expectation;
-  }
-
-  toOperatorError(): OperatorError {
-    const sqlstate = this.server.code;
-    const { expectation } = this;
-    if (expectation?.kind === 'progress' && sqlstate === DIVISION_BY_ZERO) {
-      return new OperatorError(
-        'SHADOW_MISSING',
-        'the progress of this shadow is gone from the target',
-      );
-    }
-    if (expectation?.kind === 'rows' && !isOtherClass(sqlstate)) {
-      const constraint = this.server.constraint;
-      const where = constraint === undefined ? '' : `, constraint ${constraint}`;
-      const what = `the target refused a row (SQLSTATE ${sqlstate}${where})`;
-      return diverged(expectation.table, what, sqlstate);
-    }
-    // Neither data nor constraint: the message names settings, locks or disks, never a row.
-    const isData = sqlstate.startsWith('22') || sqlstate.startsWith('23');
-    const code = sqlstate.startsWith('57') ? 'CONNECTION_LOST' : 'STATEMENT_FAILED';
-    return new OperatorError(
-      code,
-      `the target refused an apply statement: ${isData ? `SQLSTATE ${sqlstate}` : this.server.message}`,
-      { detail: { sqlstate } },
-    );
-  }
-}
-
-function isOtherClass(sqlstate: string): boolean {
-  return OTHER_CLASSES.has(sqlstate.slice(0, 2));
-}
-
-function asOperatorError(error: unknown): never {
-  throw error instanceof RefusedStatement ? error.toOperatorError() : error;
-}
-
-function diverged(table: ApplyTable, what: string, sqlstate = ''): OperatorError {
-  const name = `${table.name.schema}.${table.name.name}`;
-  return new OperatorError('TABLE_DIVERGED', `table ${name} differs from its source: ${what}`, {
-    detail: { relation: table.oid, table: name, sqlstate },
-  });
 }

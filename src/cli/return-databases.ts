@@ -12,6 +12,8 @@ import { returnTables } from '#src/shadow/return-tables.ts';
 import type { CommandDeps } from './command-deps.ts';
 import { whileFollowed } from './verify-shadow.ts';
 
+export type ReturnKind = 'resume' | 'reseed';
+
 export type ReturnSettings = {
   readonly source: Endpoint;
   readonly target: Endpoint;
@@ -29,7 +31,7 @@ export type ReturnSettings = {
  */
 export async function returnDatabases(
   deps: CommandDeps,
-  kind: 'resume' | 'reseed',
+  kind: ReturnKind,
   settings: ReturnSettings,
 ): Promise<readonly TableName[]> {
   if (settings.tables.length === 0) {
