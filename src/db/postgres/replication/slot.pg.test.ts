@@ -177,7 +177,9 @@ test('an older write transaction blocks a slot: it is named, waited for, and not
   const onBlocked = (blocker: SlotBlocker): unknown => seen.push(blocker);
   await expect(createLogicalSlot({ ...options, onBlocked })).rejects.toMatchObject({
     code: 'SLOT_BLOCKED',
-    message: expect.stringContaining(`server process ${writer.processId} in database elsewhere`),
+    message: expect.stringContaining(
+      `server process ${writer.processId} (understudy test, idle in transaction) in database elsewhere`,
+    ),
   });
   expect(seen[0]).toMatchObject({ kind: 'session', name: String(writer.processId) });
 
