@@ -149,7 +149,8 @@ test(
     ];
     const outcomes = await Promise.all(
       cases.map(async ([, harm]) => {
-        await using pair = await createPair([17, 17]);
+        // Two servers: a transaction of the sleeper's on the source's would block the slot that is made there.
+        await using pair = await createPair([17, 18]);
         const { shadow } = pair;
         await using workload = await startWorkload(shadow.source, 5);
         await using clone = shadow.start();
