@@ -10,7 +10,7 @@ import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
 
 import { withClient } from './compare.ts';
 import { bulkRows, CHAOS_SCHEMA } from './schema.ts';
-import { createShadow, FOLLOWING, settle, until, verify } from './shadow.ts';
+import { createShadow, FOLLOWING, JUMPING_CLOCK, settle, until, verify } from './shadow.ts';
 import { startWorkload } from './workload.ts';
 
 /* Processes that stop for a while, and clocks that are set: nothing ends, and nothing is lost. */
@@ -48,7 +48,7 @@ test(
   async () => {
     await using world = await createWorld([16, 17]);
     const { shadow, workload } = world;
-    await using clone = shadow.start({ hasJumpingClock: true });
+    await using clone = shadow.start({ env: JUMPING_CLOCK });
     await clone.waitFor(FOLLOWING);
     // Forward and back by the wall, then everything forward by an hour, as after a long sleep.
     for (const isLeap of [false, false, true]) {

@@ -18,6 +18,7 @@ import {
   endOf,
   errorOf,
   FOLLOWING,
+  JUMPING_CLOCK,
   settle,
   type Shadow,
   verify,
@@ -128,7 +129,7 @@ export async function runRound(options: RoundOptions): Promise<readonly string[]
       (name) => !/^(drop|verify|repair|fence|stop)\./.test(name),
     ),
     wrong: [],
-    clone: shadow.start({ hasJumpingClock: true }),
+    clone: shadow.start({ env: JUMPING_CLOCK }),
     wasInStep: false,
     nextFailpoint: undefined,
     wasFull: false,
@@ -371,7 +372,7 @@ async function keepRunning(round: Round): Promise<void> {
     }
     if (code !== undefined) options.log(`  it had ended with ${code}`);
     if (round.nextFailpoint !== undefined) options.log(`  it dies at ${round.nextFailpoint}`);
-    round.clone = shadow.start({ failpoints: round.nextFailpoint, hasJumpingClock: true });
+    round.clone = shadow.start({ failpoints: round.nextFailpoint, env: JUMPING_CLOCK });
     round.nextFailpoint = undefined;
     watchStep(round);
   }

@@ -25,8 +25,8 @@ export type StartOptions = {
   readonly more?: readonly string[];
   /** See startCommand. */
   readonly limit?: string;
-  /** SIGUSR2 sets its clock (jumping-clock.ts). */
-  readonly hasJumpingClock?: boolean;
+  /** Further variables of its environment. */
+  readonly env?: Readonly<Record<string, string>>;
 };
 
 export type Clone = AsyncDisposable & {
@@ -40,7 +40,10 @@ export type Clone = AsyncDisposable & {
 
 export const FOLLOWING = '"phase":"following"';
 
-const JUMPING_CLOCK = join(import.meta.dirname, 'jumping-clock.ts');
+/** SIGUSR2 sets the clock of a command with this in its environment. */
+export const JUMPING_CLOCK = {
+  NODE_OPTIONS: `--import=${join(import.meta.dirname, 'jumping-clock.ts')}`,
+};
 
 const CATCH_UP_MS = 60_000;
 /** Of a command that ends by itself, on a machine that is busy with other tests. */
@@ -78,10 +81,9 @@ export async function createShadow(
     source,
     target,
     spool,
-    start: ({ failpoints, more = [], limit, hasJumpingClock = false } = {}) => {
+    start: ({ failpoints, more = [], limit, env = {} } = {}) => {
       const args = ['clone', ...stores, '--follow', '--json', '--spool', spool, ...more];
-      const clock = hasJumpingClock ? { NODE_OPTIONS: `--import=${JUMPING_CLOCK}` } : {};
-      const clone = watch(startCommand(args, { ...environment(failpoints), ...clock }, limit));
+      const clone = watch(startCommand(args, { ...environment(failpoints), ...env }, limit));
       running.add(clone);
       void clone.ended.then(() => running.delete(clone));
       return clone;

@@ -1,6 +1,8 @@
+import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 
+import { createGuardedFolder } from '#src/provision/guarded-folder.ts';
 import { startCrashServer } from '#test/chaos/crash-server.ts';
 import { bulkRows, CHAOS_SCHEMA } from '#test/chaos/schema.ts';
 import {
@@ -52,7 +54,13 @@ async function soak(): Promise<number> {
   await using target = await startCrashServer(versionOf(values.to), 'shadow');
   await using shadow = await createShadow(source.endpoint, target.endpoint);
   await using workload = await startWorkload(source.endpoint, 1);
-  await using clone = shadow.start();
+  await using heaps = await createGuardedFolder('understudy-heaps-');
+  await using clone = shadow.start({
+    env: {
+      NODE_OPTIONS: `--import=${join(import.meta.dirname, 'live-heap.ts')}`,
+      UNDERSTUDY_SOAK_HEAPS: heaps.path,
+    },
+  });
   await clone.waitFor(FOLLOWING);
   const wrong: string[] = [];
   const samples: { readonly atMs: number; readonly sample: Sample }[] = [];
@@ -60,7 +68,7 @@ async function soak(): Promise<number> {
   let verifications = 0;
   while (performance.now() - startedMs < durationMs && wrong.length === 0) {
     const atMs = performance.now() - startedMs;
-    const sample = await takeSample(shadow, clone.processId);
+    const sample = await takeSample(shadow, { processId: clone.processId, heaps: heaps.path });
     samples.push({ atMs, sample });
     print(`${(atMs / 60_000).toFixed(1).padStart(7)} min  ${describeSample(sample)}`);
     if (clone.hasEnded()) wrong.push(`the clone ended: ${describeEnd(await clone.ended)}`);

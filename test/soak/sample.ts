@@ -1,5 +1,6 @@
-import { readdir, stat } from 'node:fs/promises';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
 
 import { withClient } from '#test/chaos/compare.ts';
 import { readProcesses } from '#test/chaos/memory.ts';
@@ -7,6 +8,8 @@ import type { Shadow } from '#test/chaos/shadow.ts';
 
 /** What is looked at over hours: a figure that grows without an end fills a disk or a memory some day. */
 export const FIGURES = [
+  // What is left when all garbage is collected: resident memory also shows when that was done last.
+  { name: 'heapMb', unit: 'MB', floor: 10 },
   { name: 'memoryMb', unit: 'MB', floor: 20 },
   { name: 'openFiles', unit: 'files', floor: 10 },
   { name: 'spoolMb', unit: 'MB', floor: 32 },
@@ -27,10 +30,20 @@ export type Sample = Readonly<Record<Figure, number>> & {
 };
 
 const MEGABYTE = 2 ** 20;
+const ANSWER_MS = 50;
+const ANSWER_TRIES = 200;
 
-export async function takeSample(shadow: Shadow, processId: number): Promise<Sample> {
-  const [ours, spoolBytes, ledger, source] = await Promise.all([
-    readProcesses(processId),
+/** `heaps` is the folder of live-heap.ts. */
+export async function takeSample(
+  shadow: Shadow,
+  { processId, heaps }: { readonly processId: number; readonly heaps: string },
+): Promise<Sample> {
+  const ours = await readProcesses(processId);
+  const heapMb = await readHeaps(
+    ours.map(({ pid }) => pid),
+    heaps,
+  );
+  const [spoolBytes, ledger, source] = await Promise.all([
     folderBytes(shadow.spool),
     readLedger(shadow),
     readSource(shadow),
@@ -39,12 +52,30 @@ export async function takeSample(shadow: Shadow, processId: number): Promise<Sam
     ours.map(async ({ pid }) => (await readdir(`/proc/${pid}/fd`).catch(() => [])).length),
   );
   return {
+    heapMb,
     memoryMb: ours.reduce((sum, one) => sum + one.megabytes, 0),
     openFiles: files.reduce((sum, count) => sum + count, 0),
     spoolMb: spoolBytes / MEGABYTE,
     ...ledger,
     ...source,
   };
+}
+
+async function readHeaps(pids: readonly number[], heaps: string): Promise<number> {
+  const sizes = await Promise.all(
+    pids.map(async (pid) => {
+      const file = join(heaps, String(pid));
+      await rm(file, { force: true });
+      process.kill(pid, 'SIGUSR2');
+      for (let tries = 0; tries < ANSWER_TRIES; tries += 1) {
+        await wait(ANSWER_MS);
+        const megabytes = Number(await readFile(file, 'utf8').catch(() => ''));
+        if (megabytes > 0) return megabytes;
+      }
+      throw new Error(`process ${pid} does not say how large its heap is`);
+    }),
+  );
+  return sizes.reduce((sum, size) => sum + size, 0);
 }
 
 async function folderBytes(folder: string): Promise<number> {
