@@ -368,34 +368,6 @@ export async function recordPublished(
   );
 }
 
-/**
- * Take a stopped table off the record that its newest version says was dropped. That version was written
- * in the apply transaction, so no change of the table comes any more. Whether it was so.
- */
-export async function forgetRelation(
-  target: Session,
-  shadowId: string,
-  sourceOid: number,
-): Promise<boolean> {
-  return target.transaction(async () => {
-    const deleted = await target.execute(
-      `DELETE FROM understudy.relation r
-        WHERE r.shadow_id = $1 AND r.source_oid = $2 AND r.state = 'stopped'
-          AND (SELECT v.shape IS NULL FROM understudy.schema_version v
-                WHERE v.shadow_id = $1 AND v.source_oid = $2 ORDER BY v.version DESC LIMIT 1)`,
-      [shadowId, sourceOid],
-    );
-    if (deleted === 0) return false;
-    for (const table of ['part', 'chunking', 'chunk', 'dirty_chunk', 'dirty_table']) {
-      await target.execute(
-        `DELETE FROM understudy.${table} WHERE shadow_id = $1 AND source_oid = $2`,
-        [shadowId, sourceOid],
-      );
-    }
-    return true;
-  });
-}
-
 /** Binary only if every value of the dataset means the same on both servers; the stream has one format. */
 export function chooseStreamFormat(tables: readonly Table[]): 'text' | 'binary' {
   return tables.every((table) => copiedColumns(table).every(isBinarySafe)) ? 'binary' : 'text';

@@ -14,13 +14,11 @@ import type { HeldSnapshot, TakenSnapshot } from '#src/shadow/copy/generations.t
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { type Follower, openFollower } from '#src/shadow/follow/follow.ts';
 import { sendHeartbeat } from '#src/shadow/follow/watch/heartbeat.ts';
-import { SchemaWatch } from '#src/shadow/follow/watch/schema-watch.ts';
 import {
   copyLargeObjects,
   prepareLargeObjects,
 } from '#src/shadow/large-objects/copy-large-objects.ts';
 import { includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
-import { createLargeObjectWatch } from '#src/shadow/large-objects/watch-large-objects.ts';
 import {
   readRelationRecords,
   type ShadowRecord,
@@ -37,6 +35,7 @@ import { isCopied, readDataset } from './dataset.ts';
 import { prepareSource } from './prepare-source.ts';
 import { restoreSchema } from './restore-schema.ts';
 import { takePlainSnapshot, takeSlotSnapshot } from './take-snapshot.ts';
+import { type Both, openBoth, watchSchema, watchUnstreamed } from './watches.ts';
 
 /**
  * One attempt at a shadow, by the runner that holds its lease. Whatever the ledger says is done is
@@ -72,8 +71,6 @@ const ROW_STAGES: readonly Stage[] = [
 ];
 
 const NUDGE_MS = 1_000;
-const WATCH_MS = 10_000;
-const SCHEMA_MS = 5_000;
 const IN_STEP_POLL_MS = 50;
 
 export async function buildShadow(
@@ -243,10 +240,8 @@ class Run {
   async #prepareLargeObjects(): Promise<void> {
     const { shadowId, selection } = this.#shadow;
     if (!includesLargeObjects(selection)) return;
-    const sessions = await this.#openBoth('large objects');
-    await using source = sessions.source;
-    await using target = sessions.target;
-    await prepareLargeObjects(source, target, shadowId);
+    await using both = await this.#openBoth('large objects');
+    await prepareLargeObjects(both.source, both.target, shadowId);
   }
 
   async #copyLargeObjects(exported: readonly string[], signal: AbortSignal): Promise<void> {
@@ -304,36 +299,19 @@ class Run {
     );
   }
 
-  /** What the stream does not carry. */
   async #watch(signal: AbortSignal): Promise<void> {
     const { shadowId } = this.#shadow;
-    const sessions = await this.#openBoth('watch');
-    await using source = sessions.source;
-    await using target = sessions.target;
-    const lookAtLargeObjects = createLargeObjectWatch({ source, target, shadowId, ...this.#deps });
-    for (;;) {
-      await this.#syncSequences({ source, target });
-      await lookAtLargeObjects();
-      await this.#deps.clock.sleep(WATCH_MS, signal);
-    }
+    await using both = await this.#openBoth('watch');
+    const sync = async (sessions: Both): Promise<void> => this.#syncSequences(sessions);
+    await watchUnstreamed({ ...this.#deps, both, shadowId, syncSequences: sync }, signal);
   }
 
-  /** Changes of the schema that no row has shown, and tables that appear. */
   async #watchSchema(follower: Follower, signal: AbortSignal): Promise<void> {
     const { selection, source: sourceEndpoint } = this.#options;
-    const { shadowId, hasDdlTriggers: hasTriggers } = this.#shadow;
+    await using both = await this.#openBoth('schema');
     const publication = this.#publication();
-    const { report, clock } = this.#deps;
-    const sessions = await this.#openBoth('schema');
-    await using source = sessions.source;
-    await using target = sessions.target;
-    const appliedLsn = (): Lsn => follower.meter.appliedLsn;
-    const deps = { source, target, sourceEndpoint, selection, shadowId, hasTriggers, appliedLsn };
-    const watch = new SchemaWatch({ ...deps, publication, report, signal });
-    for (;;) {
-      await watch.look();
-      await follower.lookAtSchema.sleep(clock, SCHEMA_MS, signal);
-    }
+    const known = { both, shadow: this.#shadow, sourceEndpoint, selection, publication, follower };
+    await watchSchema({ ...this.#deps, ...known }, signal);
   }
 
   async #applyUntil(
@@ -377,32 +355,24 @@ class Run {
       // Only now: what a lost connection cut off is done again by the next attempt.
       state.wasInStep = true;
     }
-    await aborted(signal);
+    await orAborted(new Promise<never>(() => undefined), signal);
   }
 
-  async #syncSequences(sessions?: { source: Session; target: Session }): Promise<void> {
+  async #syncSequences(sessions?: Both): Promise<void> {
     const { tables, partitioned } = this.#build.tables;
     const owners = new Set([...tables, ...partitioned].map(quoteTable));
     if (sessions !== undefined) {
       await syncSequences({ ...sessions, tables: owners });
       return;
     }
-    const own = await this.#openBoth('sequences');
-    await using source = own.source;
-    await using target = own.target;
+    await using both = await this.#openBoth('sequences');
     this.#deps.failpoints.hit('sequences.before');
-    await syncSequences({ source, target, tables: owners });
+    await syncSequences({ ...both, tables: owners });
     this.#deps.failpoints.hit('sequences.after');
   }
 
-  async #openBoth(part: string): Promise<{ source: Session; target: Session }> {
-    const applicationName = `understudy ${this.#shadow.shadowId} ${part}`;
-    await using opened = new AsyncDisposableStack();
-    const settings = { applicationName, answerMsMax: ANSWER_MS_MAX };
-    const source = opened.use(await openSession(this.#options.source, settings));
-    const target = opened.use(await openSession(this.#options.target, settings));
-    opened.move();
-    return { source, target };
+  async #openBoth(part: string): Promise<Both> {
+    return openBoth(this.#options, this.#shadow.shadowId, part);
   }
 
   async #dataset(): Promise<readonly Table[]> {
@@ -441,11 +411,4 @@ class Run {
 async function lostSession(control: Session, signal: AbortSignal): Promise<void> {
   await orAborted(control.lost, signal);
   throw new OperatorError('CONNECTION_LOST', 'the session that holds the lease was lost');
-}
-
-async function aborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true });
-  });
 }

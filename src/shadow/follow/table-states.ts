@@ -4,7 +4,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { RelationRecord, TableStop } from '#src/shadow/ledger.ts';
 
-/** How tables leave and enter the state of being stopped, on record (ADR 0009, docs/state.md). */
+/** How tables stop, come back and go for good, on record (ADR 0009, docs/state.md). */
 
 /** Who writes: a runner that has lost the lease has no effect. */
 export type Writer = {
@@ -81,7 +81,7 @@ export async function enterReseed(writer: Writer, shape: TableShape): Promise<bo
         WHERE r.state = 'stopped'`,
       shapeParameters(writer, shape),
     );
-    await forgetVerified(writer, [shape.sourceOid]);
+    await forget(writer, [shape.sourceOid], VERIFIED);
     return touched === 1;
   });
 }
@@ -151,19 +151,44 @@ async function removeFormer(writer: Writer, shape: TableShape): Promise<void> {
     [writer.shadowId, shape.sourceOid, shape.schema, shape.name],
   );
   const oids = rows.map((row) => Number(row['source_oid']));
-  await forgetVerified(writer, oids);
-  await writer.target.execute(
-    'DELETE FROM understudy.part WHERE shadow_id = $1 AND source_oid = ANY ($2::int8[])',
-    [writer.shadowId, oids.map(String)],
-  );
+  await forget(writer, oids, ['part', ...VERIFIED]);
 }
 
-/** How it was cut for verification, and what that found. */
-async function forgetVerified(writer: Writer, sourceOids: readonly number[]): Promise<void> {
-  for (const table of ['chunking', 'chunk', 'dirty_chunk', 'dirty_table']) {
-    await writer.target.execute(
+/**
+ * Take a stopped table off the record that its newest version says was dropped. That version was written
+ * in the apply transaction, so no change of the table comes any more. Whether it was so.
+ */
+export async function forgetRelation(
+  target: Session,
+  shadowId: string,
+  sourceOid: number,
+): Promise<boolean> {
+  return target.transaction(async () => {
+    const deleted = await target.execute(
+      `DELETE FROM understudy.relation r
+        WHERE r.shadow_id = $1 AND r.source_oid = $2 AND r.state = 'stopped'
+          AND (SELECT v.shape IS NULL FROM understudy.schema_version v
+                WHERE v.shadow_id = $1 AND v.source_oid = $2 ORDER BY v.version DESC LIMIT 1)`,
+      [shadowId, sourceOid],
+    );
+    if (deleted === 0) return false;
+    await forget({ target, shadowId }, [sourceOid], ['part', ...VERIFIED]);
+    return true;
+  });
+}
+
+/** How tables were cut for verification, and what that found. */
+const VERIFIED = ['chunking', 'chunk', 'dirty_chunk', 'dirty_table'];
+
+async function forget(
+  { target, shadowId }: Pick<Writer, 'target' | 'shadowId'>,
+  sourceOids: readonly number[],
+  ledgerTables: readonly string[],
+): Promise<void> {
+  for (const table of ledgerTables) {
+    await target.execute(
       `DELETE FROM understudy.${table} WHERE shadow_id = $1 AND source_oid = ANY ($2::int8[])`,
-      [writer.shadowId, sourceOids.map(String)],
+      [shadowId, sourceOids.map(String)],
     );
   }
 }

@@ -18,7 +18,8 @@ import {
   recordFirstVersions,
 } from '#src/shadow/ddl/version-ledger.ts';
 import { isUnwritable } from '#src/shadow/follow/apply/ddl-messages.ts';
-import { forgetRelation, type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
+import { forgetRelation } from '#src/shadow/follow/table-states.ts';
+import { type RelationRecord, readRelationRecords } from '#src/shadow/ledger.ts';
 import { type Publication, unpublishTables } from '#src/shadow/publication.ts';
 import { findExistingRelations } from '#src/shadow/schema/restore.ts';
 
