@@ -103,8 +103,9 @@ test.each(PAIRS)(
       ]),
     });
     expect((await shadow.run(['verify', '--repair'])).code).toBe(0);
-    expect(await contents(target.session)).toEqual(await contents(source.session));
+    // Before the next query of the session that made the changes: with it, 14 counts the last of them.
     expect((await status(shadow))['changedAt']).toBeUndefined();
+    expect(await contents(target.session)).toEqual(await contents(source.session));
     expect((await shadow.run(['drop'])).code).toBe(0);
     expect(await contents(target.session)).toEqual(await contents(source.session));
   },
