@@ -141,7 +141,19 @@ export const EXAMPLE_RESULTS: {
   },
   schemaHistory: { type: 'schemaHistory', versions: 1 },
   listed: { type: 'listed', shadows: 1 },
-  dropped: { type: 'dropped', shadowId: 'a1b2c3d4', removed: ['slot understudy_a1b2c3d4'] },
+  dropped: {
+    type: 'dropped',
+    shadowId: 'a1b2c3d4',
+    removed: ['schema understudy of the target'],
+    isOfCopy: true,
+    left: [
+      {
+        what: 'slot understudy_a1b2c3d4, in use',
+        sql: `SELECT pg_catalog.pg_drop_replication_slot('understudy_a1b2c3d4')`,
+        side: 'source',
+      },
+    ],
+  },
   demoStarted: { type: 'demoStarted' },
   serverStarted: {
     type: 'serverStarted',

@@ -1,7 +1,7 @@
 import { Command } from '@commander-js/extra-typings';
 
 import { EXIT_CODES } from '#src/lib/errors.ts';
-import { dropShadows } from '#src/shadow/drop.ts';
+import { type Dropped, dropShadows } from '#src/shadow/drop.ts';
 
 import { commandDeps } from './command-deps.ts';
 import { resolveOption } from './endpoints.ts';
@@ -36,15 +36,31 @@ export function dropCommand(shell: Shell, finish: (exitCode: number) => void) {
           source: resolveOption(options.source, stores),
           target: resolveOption(options.target, stores),
         });
-        for (const { shadowId, removed } of dropped) {
-          run.screen.print({ type: 'dropped', shadowId, removed }, [
-            `shadow ${shadowId} is dropped; removed:`,
-            ...removed.map((what) => `  ${what}`),
-            'Copied tables and rows stay.',
-          ]);
+        for (const shadow of dropped) {
+          run.screen.print({ type: 'dropped', ...shadow }, describeDropped(shadow));
         }
         return EXIT_CODES.ok;
       });
       finish(exitCode);
     });
+}
+
+function describeDropped({ shadowId, removed, isOfCopy, left }: Dropped): readonly string[] {
+  const lines = [
+    `shadow ${shadowId} is dropped${isOfCopy ? ' here only' : ''}; removed:`,
+    ...removed.map((what) => `  ${what}`),
+    'Copied tables and rows stay.',
+  ];
+  if (!isOfCopy) return lines;
+  lines.push(
+    'This target was restored or copied from another one, which may go on following. So this stays:',
+    ...left.map(({ what, side }) => `  ${what} (${side})`),
+  );
+  const statements = left.filter(({ sql }) => sql !== null);
+  if (statements.length === 0) return lines;
+  return [
+    ...lines,
+    'Only if the other target is gone for good, remove it, or the source keeps WAL for it:',
+    ...statements.map(({ sql, side }) => `  on the ${side}: ${sql};`),
+  ];
 }

@@ -2,6 +2,7 @@ import type { Difference } from '#src/core/difference.ts';
 import type { TableName } from '#src/core/table.ts';
 import type { Finding } from '#src/shadow/check/finding.ts';
 import type { RecordedVersion } from '#src/shadow/ddl/version-ledger.ts';
+import type { Dropped } from '#src/shadow/drop.ts';
 import type { ShadowStatus } from '#src/shadow/status.ts';
 
 /** Undefined has no place in JSON: what is not there is null, so that the field can be relied on. */
@@ -47,7 +48,7 @@ export type ResultLine =
   | ({ readonly type: 'schemaVersion'; readonly lsn: string } & Omit<RecordedVersion, 'lsn'>)
   | { readonly type: 'schemaHistory'; readonly versions: number }
   | { readonly type: 'listed'; readonly shadows: number }
-  | { readonly type: 'dropped'; readonly shadowId: string; readonly removed: readonly string[] }
+  | ({ readonly type: 'dropped' } & Dropped)
   | { readonly type: 'demoStarted' }
   | {
       readonly type: 'serverStarted';

@@ -13,15 +13,20 @@ import { identifySource } from '#src/shadow/clone/register.ts';
 import { endAllKeepers } from '#src/shadow/copy/hold-snapshot.ts';
 import { removeCapture } from '#src/shadow/ddl/capture.ts';
 import { requestChannel } from '#src/shadow/follow/requests.ts';
-import { isLeaseHeld, takeLease } from '#src/shadow/lease.ts';
+import { isLeaseHeld, isOriginalTarget, takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
+import { findLeft, type Left } from '#src/shadow/left-behind.ts';
 import { dropPublication, readPublication } from '#src/shadow/publication.ts';
+import { requireUnlocked } from '#src/stream/spool/lock.ts';
 
 /**
  * Removes what Understudy made for a shadow, by recorded name: on the source slot, publication and
  * keepers; on the target adjustments, origin and ledger; the spool. The copied tables and rows stay.
  *
  * The ledger goes last, so that a drop which is cut off is found again and ends when it is run again.
+ *
+ * A target that was restored or copied has the ledger of another one, which may go on following. There only
+ * what is in this very database is removed; the lease says nothing, since it is one of a database.
  */
 export type DropOptions = {
   readonly source: Endpoint;
@@ -35,10 +40,15 @@ export type Dropped = {
   readonly shadowId: string;
   /** What was there and is not any more, such as `slot understudy_1a2b3c4d`. */
   readonly removed: readonly string[];
+  /** Whether this target is a restore or a copy of the one that the shadow was made in. */
+  readonly isOfCopy: boolean;
+  /** What is the original's then, and stays. */
+  readonly left: readonly Left[];
 };
 
 const STOP_DEADLINE_MS = 30_000;
 const STOP_POLL_MS = 100;
+const SPOOL_DEADLINE_MS = 5_000;
 const SLOT_DEADLINE_MS = 20_000;
 
 /** Drop every shadow that the target has of this source. Throws SHADOW_MISSING when there is none, LEASE_HELD. */
@@ -79,13 +89,36 @@ async function dropShadow(
   failpoints.hit('drop.afterStop');
   await takeLease(target, shadowId, 'understudy drop');
   failpoints.hit('drop.afterLease');
-  await dropOnSource(shadow, source, failpoints, removed);
-  failpoints.hit('drop.afterSource');
-  await dropSpool(shadow, removed);
-  failpoints.hit('drop.afterSpool');
-  await dropOnTarget(shadow, target, failpoints, removed);
+  const isOfCopy = !(await isOriginalTarget(target, shadowId));
+  const left = isOfCopy ? await findLeft(shadow, source, target) : [];
+  if (!isOfCopy) {
+    await untilSpoolIsFree(options, shadow);
+    await dropOnSource(shadow, source, failpoints, removed);
+    failpoints.hit('drop.afterSource');
+    await dropSpool(shadow, removed);
+    failpoints.hit('drop.afterSpool');
+  }
+  await dropOnTarget({ ...shadow, isOfCopy }, target, failpoints, removed);
   failpoints.hit('drop.afterTarget');
-  return { shadowId, removed };
+  return { shadowId, removed, isOfCopy, left };
+}
+
+/** A runner that lost its lease a moment ago ends by itself. One that does not, follows all the same. */
+async function untilSpoolIsFree(
+  { clock, signal }: DropOptions,
+  { spoolDirectory }: ShadowRecord,
+): Promise<void> {
+  if (spoolDirectory === undefined) return;
+  const deadlineMs = clock.now() + SPOOL_DEADLINE_MS;
+  for (;;) {
+    try {
+      await requireUnlocked(spoolDirectory);
+      return;
+    } catch (error) {
+      if (clock.now() > deadlineMs) throw error;
+      await clock.sleep(STOP_POLL_MS, signal);
+    }
+  }
 }
 
 /** Ask the process that runs the shadow to end, and wait for it. */
@@ -144,6 +177,7 @@ async function dropSpool(shadow: ShadowRecord, removed: string[]): Promise<void>
     () => false,
   );
   if (!isSpool) return;
+  await requireUnlocked(spoolDirectory);
   await rm(spoolDirectory, { recursive: true, force: true });
   removed.push(`spool ${spoolDirectory}`);
 }
@@ -171,17 +205,17 @@ const LEDGER_TABLES = [
 ];
 
 async function dropOnTarget(
-  shadow: ShadowRecord,
+  shadow: ShadowRecord & Pick<Dropped, 'isOfCopy'>,
   target: Session,
   failpoints: Failpoints,
   removed: string[],
 ): Promise<void> {
-  const { shadowId, originName } = shadow;
+  const { shadowId, originName, isOfCopy } = shadow;
   await target.transaction(async () => {
     const undone = await undoAdjustments(target, shadowId);
     if (undone > 0) removed.push(`${undone} adjustments of the target`);
     failpoints.hit('drop.afterAdjustments');
-    if (originName !== undefined) await dropOrigin(target, originName, removed);
+    if (originName !== undefined && !isOfCopy) await dropOrigin(target, originName, removed);
     failpoints.hit('drop.afterOrigin');
     for (const table of LEDGER_TABLES) {
       await target.execute(`DELETE FROM understudy.${table} WHERE shadow_id = $1`, [shadowId]);

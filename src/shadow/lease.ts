@@ -154,23 +154,27 @@ async function readKept(
 }
 
 /**
- * What a database restored from a dump, or made from a template, does not share with the one that the
- * shadow was made in: its origin's progress is that of the other one then. Not of a progress that is a row.
+ * Whether this is the target that the shadow was made in. A database restored from a dump, or made from a
+ * template, is not: slot, spool and origin are those of the other one, which may go on following.
+ */
+export async function isOriginalTarget(target: Session, shadowId: string): Promise<boolean> {
+  const [row] = await target.query(
+    `SELECT target_identity = ${TARGET_IDENTITY} AS is_same FROM understudy.shadow WHERE shadow_id = $1`,
+    [shadowId],
+  );
+  return row?.['is_same'] !== 'f';
+}
+
+/**
+ * Also where progress is a row, which fits the rows of a copy: two targets that take turns on one slot
+ * would each let go of what the other one needs.
  *
  * Throws PROGRESS_LOST.
  */
-export async function requireSameTarget(
-  target: Session,
-  shadow: { readonly shadowId: string; readonly originName: string | undefined },
-): Promise<void> {
-  if (shadow.originName === undefined) return;
-  const [row] = await target.query(
-    `SELECT target_identity = ${TARGET_IDENTITY} AS is_same FROM understudy.shadow WHERE shadow_id = $1`,
-    [shadow.shadowId],
-  );
-  if (row?.['is_same'] !== 'f') return;
+export async function requireOriginalTarget(target: Session, shadowId: string): Promise<void> {
+  if (await isOriginalTarget(target, shadowId)) return;
   throw new OperatorError(
     'PROGRESS_LOST',
-    `the target was restored or copied since shadow ${shadow.shadowId} was made, and replication origin ${shadow.originName} is not of this copy`,
+    `the target was restored or copied since shadow ${shadowId} was made; slot and spool are not those of this copy`,
   );
 }

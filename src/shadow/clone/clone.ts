@@ -5,7 +5,7 @@ import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/conne
 import { OperatorError } from '#src/lib/errors.ts';
 import { runCheck } from '#src/shadow/check/run-check.ts';
 import { recordDefinitionOnly } from '#src/shadow/definition-only.ts';
-import { takeLease } from '#src/shadow/lease.ts';
+import { requireOriginalTarget, takeLease } from '#src/shadow/lease.ts';
 import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.ts';
 
 import { buildShadow, type CloneState } from './build.ts';
@@ -99,6 +99,8 @@ async function attempt(
   if (shadow === undefined) {
     throw new OperatorError('SHADOW_MISSING', `shadow ${shadowId} was dropped`);
   }
+  // Before anything is made, ended or dropped on the source that is the original's.
+  if (shadow.isFollowed) await requireOriginalTarget(control, shadowId);
   await buildShadow(deps, options, { ...known, shadow, control, epoch });
 }
 

@@ -17,7 +17,7 @@ import { letGoBefore, SpoolFloor } from '#src/shadow/follow/lane/spool-floor.ts'
 import { sendHeartbeat } from '#src/shadow/follow/watch/heartbeat.ts';
 import { LagMeter, monitor } from '#src/shadow/follow/watch/monitor.ts';
 import { PublicationWatch } from '#src/shadow/follow/watch/publication-watch.ts';
-import { readProgress, requireSameTarget } from '#src/shadow/lease.ts';
+import { readProgress, requireOriginalTarget } from '#src/shadow/lease.ts';
 import { readRelationRecords, type ShadowRecord, updateShadow } from '#src/shadow/ledger.ts';
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
 import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
@@ -102,7 +102,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   // Before anything is applied: it would pass the fences that an earlier run kept.
   await voidRequests(requests, shadow.shadowId);
   deps.failpoints.hit('request.afterVoid');
-  await requireSameTarget(target, shadow);
+  await requireOriginalTarget(target, shadow.shadowId);
   const applied = await readProgress(target, shadow, names.consistentLsn);
   const found = await readSourceTimeline(deps.source, shadow);
   const slot = await requireSlot(source, names.slotName, found, shadow.sourceTimeline);

@@ -37,10 +37,15 @@ export async function lockDirectory(directory: string): Promise<AsyncDisposable>
   };
 }
 
+/** Throws LEASE_HELD while a living process, this one included, holds the folder. Changes nothing, and needs no folder. */
+export async function requireUnlocked(directory: string): Promise<void> {
+  const holder = await readOrEmpty(join(directory, LOCK_NAME));
+  if (await isHolderRunning(holder)) throw heldError(directory, holder);
+}
+
 async function displaceDeadHolder(path: string, aside: string): Promise<void> {
   const holder = await readOrEmpty(path);
-  const [pid, startTime] = holder.trim().split(/ (.*)/s);
-  if (await isRunning(Number(pid), startTime ?? '')) return;
+  if (await isHolderRunning(holder)) return;
   await rename(path, aside).catch(ignoreMissing);
   // Another process may have displaced it first, so that this moved a living lock: put that one back.
   if ((await readOrEmpty(aside)) !== holder) await linked(aside, path);
@@ -57,7 +62,9 @@ async function linked(from: string, to: string): Promise<boolean> {
   }
 }
 
-async function isRunning(pid: number, startTime: string): Promise<boolean> {
+async function isHolderRunning(holder: string): Promise<boolean> {
+  const [text, startTime = ''] = holder.trim().split(/ (.*)/s);
+  const pid = Number(text);
   if (!Number.isSafeInteger(pid) || pid <= 0) return false;
   return (await startTimeOf(pid)) === startTime;
 }
