@@ -106,15 +106,16 @@ async function copyFolder(session: Session, from: string, to: string): Promise<v
   await run('chown', ['-R', '--reference', join(to, 'PG_VERSION'), to]);
 }
 
+/** The worker that brings slots over sleeps for up to 30 s. */
 async function untilTrue(session: Session, condition: string): Promise<void> {
   await session.query(
     `DO $$ BEGIN
-       FOR i IN 1..600 LOOP
+       FOR i IN 1..1800 LOOP
          PERFORM pg_stat_clear_snapshot();
          IF ${condition} THEN RETURN; END IF;
          PERFORM pg_sleep(0.05);
        END LOOP;
-       RAISE 'in 30 s it never was';
+       RAISE 'in 90 s it never was';
      END $$`,
   );
 }
