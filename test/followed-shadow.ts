@@ -7,7 +7,7 @@ import { readRelations } from '#src/db/postgres/catalog/catalog.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { identifySource } from '#src/shadow/clone/register.ts';
 import { recordFirstVersions } from '#src/shadow/ddl/version-ledger.ts';
-import { chooseProgress, initProgress, takeLease } from '#src/shadow/lease.ts';
+import { initProgress, mayUseOrigin, takeLease } from '#src/shadow/lease.ts';
 import {
   chooseStreamFormat,
   insertRelations,
@@ -40,7 +40,6 @@ export async function recordFollowedShadow(options: {
   const { source, target, shadowId, tables, publication, slot } = options;
   const system = await identifySource(source);
   await installLedger(target);
-  const progress = await chooseProgress(target);
   const record: ShadowRecord = {
     shadowId,
     sourceSystemId: system.systemId,
@@ -50,7 +49,7 @@ export async function recordFollowedShadow(options: {
     slotName: slot.name,
     publicationName: publication.name,
     publicationOid: publication.oid,
-    originName: progress.kind === 'origin' ? slot.name : undefined,
+    originName: (await mayUseOrigin(target)) ? slot.name : undefined,
     selection: options.selection ?? EVERYTHING,
     isFollowed: true,
     streamFormat: chooseStreamFormat(tables),
@@ -73,7 +72,7 @@ export async function recordFollowedShadow(options: {
   await target.query(
     `UPDATE understudy.relation SET state = 'copied', start_lsn = '${formatLsn(slot.consistentLsn)}'`,
   );
-  await initProgress(target, record, slot.consistentLsn);
+  await initProgress(target, record.shadowId, slot.consistentLsn);
   await planChunking({ source, target, shadowId, tables });
   const epoch = await takeLease(target, shadowId, `process ${process.pid} on ${hostname()}`);
   const [shadow] = await readShadows(target);

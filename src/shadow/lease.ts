@@ -1,6 +1,4 @@
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
-import type { ProgressKind } from '#src/db/postgres/apply/progress.ts';
-import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { TARGET_IDENTITY } from '#src/db/postgres/ledger-schema.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -54,103 +52,62 @@ export async function isLeaseHeld(target: Session, shadowId: string): Promise<bo
   return row?.['held'] === 't';
 }
 
-/** Where applied progress is kept on this target: an origin where the role may use one, else a row. */
-export async function chooseProgress(target: Session): Promise<ProgressKind> {
+/** Whether the role may tag what it applies with a replication origin. */
+export async function mayUseOrigin(target: Session): Promise<boolean> {
   const [row] = await target.query(
     `SELECT bool_and(pg_catalog.has_function_privilege(f, 'EXECUTE')) AS allowed FROM (VALUES
        ('pg_catalog.pg_replication_origin_create(text)'::regprocedure::oid),
-       ('pg_catalog.pg_replication_origin_oid(text)'::regprocedure::oid),
        ('pg_catalog.pg_replication_origin_drop(text)'::regprocedure::oid),
-       ('pg_catalog.pg_replication_origin_advance(text, pg_lsn)'::regprocedure::oid),
-       ('pg_catalog.pg_replication_origin_progress(text, boolean)'::regprocedure::oid),
-       ('pg_catalog.pg_replication_origin_session_setup(text)'::regprocedure::oid),
-       ('pg_catalog.pg_replication_origin_xact_setup(pg_lsn, timestamptz)'::regprocedure::oid)) AS v (f)`,
+       ('pg_catalog.pg_replication_origin_session_setup(text)'::regprocedure::oid)) AS v (f)`,
   );
-  return { kind: row?.['allowed'] === 't' ? 'origin' : 'table' };
+  return row?.['allowed'] === 't';
 }
 
 /** Begin progress at the slot's consistent point: everything before it is in the copy. */
-export async function initProgress(
-  target: Session,
-  shadow: { readonly shadowId: string; readonly originName: string | undefined },
-  start: Lsn,
-): Promise<void> {
-  const { shadowId, originName } = shadow;
-  if (originName !== undefined) {
-    await target.query(
-      `SELECT pg_catalog.pg_replication_origin_create($1)
-        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1)`,
-      [originName],
-    );
-    return;
-  }
-  await target.execute(
-    `INSERT INTO understudy.progress (shadow_id, applied_lsn) VALUES ($1, $2::pg_lsn)
-     ON CONFLICT (shadow_id) DO NOTHING`,
-    [shadowId, formatLsn(start)],
-  );
+export async function initProgress(target: Session, shadowId: string, start: Lsn): Promise<void> {
+  await target.transaction(async () => {
+    // A run that died here had another slot.
+    await target.execute('DELETE FROM understudy.progress WHERE shadow_id = $1', [shadowId]);
+    await target.execute('INSERT INTO understudy.progress VALUES ($1, $2::pg_lsn)', [
+      shadowId,
+      formatLsn(start),
+    ]);
+  });
 }
 
 /**
- * The end of the last source transaction that the target has committed, or `start` before the first.
+ * The end of the last source transaction that the target has committed, or the slot's consistent point
+ * before the first.
  *
- * An origin belongs to the server and not to the database, and anybody who may can drop it, reset it or
- * restore the database beside it. So what it says must not be before a position that the ledger holds as
- * applied: that was written after the commit, so it is never ahead of a progress that is in order. To go
- * on from an older position would apply changes twice.
+ * Must not be before a position that the ledger holds as applied: that was written after the commit, so it is
+ * never ahead of a progress that is in order. To go on from an older position would apply changes twice.
  *
  * Throws PROGRESS_LOST.
  */
-export async function readProgress(
-  target: Session,
-  shadow: { readonly shadowId: string; readonly originName: string | undefined },
-  start: Lsn,
-): Promise<Lsn> {
+export async function readProgress(target: Session, shadowId: string): Promise<Lsn> {
   // First: it may grow while we ask for the other.
   const [position] = await target.query(
     'SELECT applied_lsn AS lsn FROM understudy.position WHERE shadow_id = $1',
-    [shadow.shadowId],
+    [shadowId],
   );
   const witness = parseLsn(position?.['lsn'] ?? '') ?? lsn(0n);
-  const { name, found } = await readKept(target, shadow);
-  if (!found.isThere) {
-    throw new OperatorError('PROGRESS_LOST', `${name} of the target is gone`);
+  // In the order of the index: a long snapshot keeps many former versions of the row.
+  const [row] = await target.query(
+    'SELECT applied_lsn AS lsn FROM understudy.progress WHERE shadow_id = $1 ORDER BY applied_lsn DESC LIMIT 1',
+    [shadowId],
+  );
+  const applied = parseLsn(row?.['lsn'] ?? '');
+  if (applied === undefined) {
+    throw new OperatorError(
+      'PROGRESS_LOST',
+      `the progress of shadow ${shadowId} is gone from the target`,
+    );
   }
-  const applied = found.lsn > start ? found.lsn : start;
   if (applied >= witness) return applied;
   throw new OperatorError(
     'PROGRESS_LOST',
-    `${name} of the target is at ${formatLsn(applied)}, and was at ${formatLsn(witness)} already`,
+    `the progress of shadow ${shadowId} on the target is at ${formatLsn(applied)}, and was at ${formatLsn(witness)} already`,
   );
-}
-
-type Kept = { readonly isThere: boolean; readonly lsn: Lsn };
-
-async function readKept(
-  target: Session,
-  { shadowId, originName }: { readonly shadowId: string; readonly originName: string | undefined },
-): Promise<{ readonly name: string; readonly found: Kept }> {
-  const nothing = lsn(0n);
-  if (originName === undefined) {
-    const [row] = await target.query(
-      'SELECT applied_lsn AS lsn FROM understudy.progress WHERE shadow_id = $1',
-      [shadowId],
-    );
-    const found = { isThere: row !== undefined, lsn: parseLsn(row?.['lsn'] ?? '') ?? nothing };
-    return { name: `the progress of shadow ${shadowId}`, found };
-  }
-  const name = `replication origin ${originName}`;
-  try {
-    const [row] = await target.query(
-      'SELECT pg_catalog.pg_replication_origin_progress($1, true) AS lsn',
-      [originName],
-    );
-    return { name, found: { isThere: true, lsn: parseLsn(row?.['lsn'] ?? '') ?? nothing } };
-  } catch (error) {
-    // undefined_object
-    if (sqlstateOf(error) !== '42704') throw error;
-    return { name, found: { isThere: false, lsn: nothing } };
-  }
 }
 
 /**
@@ -166,7 +123,7 @@ export async function isOriginalTarget(target: Session, shadowId: string): Promi
 }
 
 /**
- * Also where progress is a row, which fits the rows of a copy: two targets that take turns on one slot
+ * The progress of a copy fits its rows, but two targets that take turns on one slot
  * would each let go of what the other one needs.
  *
  * Throws PROGRESS_LOST.

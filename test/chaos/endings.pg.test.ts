@@ -197,7 +197,7 @@ test(
         };
         // Both as they are now: the ledger's positions are up to a second old, in which much is applied.
         await until('more is confirmed than applied', async () => {
-          const applied = await lsnOf('target', `pg_replication_origin_progress('${slot}', false)`);
+          const applied = await lsnOf('target', '(SELECT applied_lsn FROM understudy.progress)');
           const confirmed = await lsnOf(
             'source',
             `(SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '${slot}')`,

@@ -117,8 +117,8 @@ async function askToReturn(shadow: Shadow, kind: 'resume' | 'reseed'): Promise<v
       `UPDATE understudy.relation r
           SET state = 'stopped', is_in_lane = false, stop_code = 'TABLE_CHANGED', stop_message = 'test',
               waits_for = 'resume', is_spooled = true, applied_lsn = NULL,
-              stop_lsn = coalesce(r.applied_lsn, pg_replication_origin_progress(s.origin_name, true))
-         FROM understudy.shadow s
+              stop_lsn = coalesce(r.applied_lsn, s.applied_lsn)
+         FROM understudy.progress s
         WHERE s.shadow_id = r.shadow_id AND r.table_name = 'label' AND r.state IN ('copied', 'catching up');
        DELETE FROM understudy.request WHERE kind IN ('resume', 'reseed');
        INSERT INTO understudy.request (shadow_id, kind, state, tables, deadline)

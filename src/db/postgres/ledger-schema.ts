@@ -1,5 +1,5 @@
 /** Raised by every change that an older or newer program would misread. */
-export const LEDGER_VERSION = 2;
+export const LEDGER_VERSION = 3;
 
 /** By which a program knows a ledger that it can read, before it looks at any row. */
 export const LEDGER_COMMENT = `ledger version ${LEDGER_VERSION}`;
@@ -154,8 +154,10 @@ CREATE TABLE IF NOT EXISTS understudy.adjustment (
 );
 
 CREATE TABLE IF NOT EXISTS understudy.progress (
-  shadow_id   text PRIMARY KEY,
-  applied_lsn pg_lsn NOT NULL
+  shadow_id   text,
+  applied_lsn pg_lsn,
+  -- Both: each transaction finds its row at once, however many versions of it a long snapshot keeps.
+  PRIMARY KEY (shadow_id, applied_lsn)
 );
 
 CREATE TABLE IF NOT EXISTS understudy.position (

@@ -150,13 +150,7 @@ async function maySetReplicaRole(target: Session): Promise<boolean> {
 const ORIGIN_FUNCTIONS: readonly string[] = [
   'pg_replication_origin_create(text)',
   'pg_replication_origin_drop(text)',
-  'pg_replication_origin_oid(text)',
-  'pg_replication_origin_advance(text, pg_lsn)',
-  'pg_replication_origin_progress(text, boolean)',
   'pg_replication_origin_session_setup(text)',
-  'pg_replication_origin_session_reset()',
-  'pg_replication_origin_session_progress(boolean)',
-  'pg_replication_origin_xact_setup(pg_lsn, timestamp with time zone)',
 ];
 const ORIGIN_SQL = `
 SELECT signature FROM unnest($1::text[]) AS u(signature)
@@ -172,7 +166,7 @@ async function checkOrigin(context: CheckContext): Promise<readonly Finding[]> {
     finding(
       'target-origin',
       `role ${role}`,
-      'it may not use replication origins, so progress is kept in a table: one more row version for each transaction applied',
+      'it may not use replication origins, so what is applied carries no mark of where it comes from; whoever replicates from the target cannot tell it from its own writes',
       onTarget(`GRANT EXECUTE ON FUNCTION ${functions} TO ${role}`),
     ),
   ];

@@ -78,7 +78,7 @@ export async function prepareSource(run: {
     },
   );
   deps.failpoints.hit('clone.afterKeepers');
-  await initProgress(run.control, shadow, slot.consistentLsn);
+  await initProgress(run.control, shadowId, slot.consistentLsn);
   deps.failpoints.hit('clone.afterProgress');
   await record({ consistentLsn: slot.consistentLsn });
   deps.failpoints.hit('clone.afterSnapshot');

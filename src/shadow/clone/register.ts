@@ -9,7 +9,7 @@ import type { Session } from '#src/db/postgres/connection/session.ts';
 import { openReplicationConnection } from '#src/db/postgres/replication/create-slot.ts';
 import { identifySystem } from '#src/db/postgres/replication/slot.ts';
 import { OperatorError } from '#src/lib/errors.ts';
-import { chooseProgress } from '#src/shadow/lease.ts';
+import { mayUseOrigin } from '#src/shadow/lease.ts';
 import {
   chooseStreamFormat,
   insertRelations,
@@ -109,7 +109,6 @@ export async function registerShadow(
   const shadowId = randomBytes(4).toString('hex');
   const name = `understudy_${shadowId}`;
   const { isFollowed } = options;
-  const progress = await chooseProgress(target);
   const shadow: ShadowRecord = {
     shadowId,
     sourceSystemId: identity.systemId,
@@ -119,7 +118,7 @@ export async function registerShadow(
     slotName: isFollowed ? name : undefined,
     publicationName: isFollowed ? name : undefined,
     publicationOid: undefined,
-    originName: isFollowed && progress.kind === 'origin' ? name : undefined,
+    originName: isFollowed && (await mayUseOrigin(target)) ? name : undefined,
     selection: options.selection,
     isFollowed,
     streamFormat: chooseStreamFormat(tables),

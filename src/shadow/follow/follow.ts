@@ -103,7 +103,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   await voidRequests(requests, shadow.shadowId);
   deps.failpoints.hit('request.afterVoid');
   await requireOriginalTarget(target, shadow.shadowId);
-  const applied = await readProgress(target, shadow, names.consistentLsn);
+  const applied = await readProgress(target, shadow.shadowId);
   const found = await readSourceTimeline(deps.source, shadow);
   const slot = await requireSlot(source, names.slotName, found, shadow.sourceTimeline);
   const confirmed = slot.confirmedFlushLsn ?? names.consistentLsn;

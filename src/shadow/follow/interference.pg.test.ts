@@ -92,17 +92,14 @@ const HARMS: readonly Harm[] = [
     async (pair, name) => onSource(pair, `SELECT pg_drop_replication_slot('${name}')`),
   ],
   [
-    'an origin that was dropped',
+    'a progress that was deleted',
     'PROGRESS_LOST',
-    async (pair, name) => onTarget(pair, `SELECT pg_replication_origin_drop('${name}')`),
+    async (pair) => onTarget(pair, 'DELETE FROM understudy.progress'),
   ],
   [
-    'an origin that was dropped and made again: nothing is applied twice',
+    'a progress that was set back: nothing is applied twice',
     'PROGRESS_LOST',
-    async (pair, name) => {
-      await onTarget(pair, `SELECT pg_replication_origin_drop('${name}')`);
-      await onTarget(pair, `SELECT pg_replication_origin_create('${name}')`);
-    },
+    async (pair) => onTarget(pair, `UPDATE understudy.progress SET applied_lsn = applied_lsn - 1`),
   ],
   [
     'a target that was restored from a dump, whose ledger has other oids',

@@ -38,7 +38,7 @@ import { removeStaged } from './staged-rows.ts';
 export type Expectation =
   | { readonly kind: 'rows'; readonly table: ApplyTable; readonly rows: number }
   /** These fail by themselves, with division_by_zero, when their row is not there. */
-  | { readonly kind: 'lease' | 'turn' | 'progress' }
+  | { readonly kind: 'lease' | 'progress' }
   | { readonly kind: 'nothing' };
 
 const NOTHING: Expectation = { kind: 'nothing' };

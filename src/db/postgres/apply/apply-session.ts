@@ -17,7 +17,7 @@ import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { MessageWriter } from '#src/wire/postgres/message-writer.ts';
 import { isKeyless } from '#src/wire/postgres/net-entry.ts';
 
-import { ApplyPipeline, type Expectation } from './apply-pipeline.ts';
+import { ApplyPipeline } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
 import { PreparedStatements } from './prepared-statements.ts';
 import { CHECK_FAILED, type ProgressKind, ProgressStatements } from './progress.ts';
@@ -30,7 +30,7 @@ import { Removals } from './removals.ts';
  *     apply(batch) … apply(batch), commit(end)      each a round trip; the next batch is decoded meanwhile
  *
  * A transaction begins with the lease (its epoch is read FOR SHARE, trap 20) and ends with the progress
- * (the replication origin's, or a row of understudy.progress), so rows and progress cannot part (I3).
+ * (a row of the ledger, which must be where this session left it), so rows and progress cannot part (I3).
  * Both fail on the server when they are not as they must be, so nothing behind them has an effect.
  *
  * Each batch runs behind a savepoint. Affected rows are checked before the commit is sent (trap 12). A
@@ -52,8 +52,6 @@ const PREPARED_MAX = 1_000;
 
 export type ApplyCommit = {
   readonly endLsn: Lsn;
-  /** Milliseconds since the Unix epoch, of the last source transaction. */
-  readonly commitTimeMs: number;
   /** Statements to run in the same transaction, such as dirty marks. */
   readonly statements: readonly string[];
 };
@@ -116,7 +114,7 @@ export class ApplySession {
     this.#begin(pipeline, []);
     for (const statement of commit.statements) pipeline.query([statement]);
     pipeline.query([
-      [this.#statements.advance(commit.endLsn, commit.commitTimeMs), { kind: 'progress' }],
+      [this.#statements.advance(this.#applied, commit.endLsn), { kind: 'progress' }],
       'COMMIT',
     ]);
     pipeline.commits = true;
@@ -248,15 +246,9 @@ export class ApplySession {
   /** Begin a transaction with the lease if none is open, and run the statements that follow. */
   #begin(pipeline: ApplyPipeline, statements: readonly string[]): void {
     if (!this.#inTransaction) {
-      pipeline.query(['BEGIN', ...this.#checks(), ...statements]);
+      pipeline.query(['BEGIN', [this.#statements.lease, { kind: 'lease' }], ...statements]);
     } else if (statements.length > 0) pipeline.query(statements);
     this.#inTransaction = true;
-  }
-
-  #checks(): readonly [string, Expectation][] {
-    const lease: [string, Expectation] = [this.#statements.lease, { kind: 'lease' }];
-    const turn = this.#statements.turn(this.#applied);
-    return turn === undefined ? [lease] : [lease, [turn, { kind: 'turn' }]];
   }
 
   async #forgetStatements(): Promise<void> {
@@ -309,10 +301,10 @@ export class ApplySession {
       if (expectation?.kind === 'lease' && error.code === CHECK_FAILED) {
         throw new OperatorError('LEASE_LOST', `shadow ${this.#shadowId} has a newer runner`);
       }
-      if (expectation?.kind === 'turn' && error.code === CHECK_FAILED) {
+      if (expectation?.kind === 'progress' && error.code === CHECK_FAILED) {
         throw new OperatorError(
           'CONNECTION_LOST',
-          'what an earlier connection had sent was committed meanwhile',
+          'the progress is not where this connection left it: what an earlier one had sent was committed since, or the progress is gone',
         );
       }
       throw new RefusedStatement(error, expectation);

@@ -1,10 +1,12 @@
 import { formatLsn, type Lsn } from '#src/core/lsn.ts';
 import { quoteLiteral } from '#src/core/table.ts';
 
-/** Where progress is kept: see `ledger-schema.ts`. */
+/**
+ * Whose progress an apply session keeps: a row of the ledger, changed in the transaction whose rows it is about.
+ * A replication origin's would not do (ADR 0013): it moves when a transaction fails, too.
+ */
 export type ProgressKind =
-  | { readonly kind: 'origin' }
-  | { readonly kind: 'table' }
+  | { readonly kind: 'shadow' }
   /** Of a lane, which applies one table. */
   | { readonly kind: 'relation'; readonly sourceOid: number };
 
@@ -31,33 +33,18 @@ export class ProgressStatements {
   }
 
   /**
-   * Fails with CHECK_FAILED when the progress is past `known`: what an earlier connection of ours had sent,
-   * and of which it never heard, was committed since. Waits for one that is under way. Only one session can
-   * have an origin, so with that there is nothing to ask.
+   * Everything up to `to` is applied. Fails with CHECK_FAILED unless the progress is `from`: what an earlier
+   * connection of ours had sent, and of which it never heard, was committed since. Waits for one that is
+   * under way.
    */
-  turn(known: Lsn): string | undefined {
-    if (this.#kind.kind === 'origin') return undefined;
-    const row =
-      this.#kind.kind === 'table'
-        ? 'understudy.progress WHERE'
-        : `understudy.relation WHERE source_oid = ${this.#kind.sourceOid} AND`;
-    return `SELECT 1 / CASE WHEN bool_or(r.applied_lsn > '${formatLsn(known)}'::pg_lsn) THEN 0 ELSE 1 END
-              FROM (SELECT applied_lsn FROM ${row} shadow_id = ${this.#id} FOR UPDATE) AS r`;
-  }
-
-  /** Everything up to `endLsn` is applied. Fails with CHECK_FAILED when nobody keeps that any more. */
-  advance(endLsn: Lsn, commitTimeMs: number): string {
-    const position = `'${formatLsn(endLsn)}'::pg_lsn`;
-    if (this.#kind.kind === 'origin') {
-      const time = quoteLiteral(new Date(commitTimeMs).toISOString());
-      return `SELECT pg_catalog.pg_replication_origin_xact_setup(${position}, ${time}::timestamptz)`;
-    }
+  advance(from: Lsn, to: Lsn): string {
+    const [known, next] = [from, to].map((position) => `'${formatLsn(position)}'::pg_lsn`);
     const update =
-      this.#kind.kind === 'table'
-        ? `UPDATE understudy.progress SET applied_lsn = ${position} WHERE shadow_id = ${this.#id}`
-        : `UPDATE understudy.relation SET applied_lsn = ${position} WHERE shadow_id = ${this.#id}
+      this.#kind.kind === 'shadow'
+        ? `UPDATE understudy.progress SET applied_lsn = ${next} WHERE shadow_id = ${this.#id}`
+        : `UPDATE understudy.relation SET applied_lsn = ${next} WHERE shadow_id = ${this.#id}
              AND source_oid = ${this.#kind.sourceOid} AND state = 'catching up'`;
-    return `WITH u AS (${update} RETURNING 1) ${present('SELECT FROM u')}`;
+    return `WITH u AS (${update} AND applied_lsn = ${known} RETURNING 1) ${present('SELECT FROM u')}`;
   }
 }
 

@@ -3,7 +3,6 @@ import type { ServerMessage } from '#src/wire/postgres/backend.ts';
 
 import type { Expectation } from './apply-pipeline.ts';
 import type { ApplyTable } from './apply-table.ts';
-import { CHECK_FAILED } from './progress.ts';
 
 /** unique_violation and exclusion_violation: the two that an order can cause. */
 const ORDER_SQLSTATES = new Set(['23505', '23P01']);
@@ -35,12 +34,6 @@ export class RefusedStatement extends Error {
   toOperatorError(): OperatorError {
     const sqlstate = this.server.code;
     const { expectation } = this;
-    if (expectation?.kind === 'progress' && sqlstate === CHECK_FAILED) {
-      return new OperatorError(
-        'SHADOW_MISSING',
-        'the progress of this shadow is gone from the target',
-      );
-    }
     if (expectation?.kind === 'rows' && !isOtherClass(sqlstate)) {
       const constraint = this.server.constraint;
       const where = constraint === undefined ? '' : `, constraint ${constraint}`;

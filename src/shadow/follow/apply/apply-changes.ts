@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { type Lsn, lsn } from '#src/core/lsn.ts';
+import type { Lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import { ApplySession } from '#src/db/postgres/apply/apply-session.ts';
 import { readTargetColumns, tableKey } from '#src/db/postgres/apply/target-columns.ts';
@@ -103,9 +103,7 @@ async function attempt(
     await setupOrigin(connection, shadow.originName, clock, signal);
     deps.failpoints.hit('apply.afterOrigin');
   }
-  // Only now: whoever held the origin before has ended, and what it committed counts.
-  const start = shadow.consistentLsn ?? lsn(0n);
-  const applied = await readProgress(target, shadow, start);
+  const applied = await readProgress(target, shadow.shadowId);
   meter.appliedLsn = applied;
   meter.applying(clock.now());
   const tables = await readTables(target, shadow);
@@ -114,7 +112,7 @@ async function attempt(
     connection,
     shadowId: shadow.shadowId,
     epoch: deps.epoch,
-    progress: { kind: shadow.originName === undefined ? 'table' : 'origin' },
+    progress: { kind: 'shadow' },
     applied,
     failpoints: deps.failpoints,
   });
@@ -177,7 +175,11 @@ async function readTables(
   );
 }
 
-/** One session may use an origin; that of a runner which was killed lets go of it a moment later. */
+/**
+ * Tags what this session commits, for who follows the target in turn. No more: its progress is never set,
+ * since it would move when a transaction fails, too (ADR 0013). One session may use an origin; that of a
+ * runner which was killed lets go of it a moment later.
+ */
 async function setupOrigin(
   connection: WireConnection,
   originName: string,
@@ -187,6 +189,10 @@ async function setupOrigin(
   const deadlineMs = clock.now() + ORIGIN_DEADLINE_MS;
   for (;;) {
     try {
+      await connection.query(
+        `SELECT pg_catalog.pg_replication_origin_create('${originName}')
+          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = '${originName}')`,
+      );
       await connection.query(
         `SELECT pg_catalog.pg_replication_origin_session_setup('${originName}')`,
       );

@@ -181,7 +181,6 @@ export class ApplyGroup {
       failpoints.hit('apply.beforeCommit');
       await session.commit({
         endLsn: end.endLsn,
-        commitTimeMs: commitTimeMs(end.commitTime),
         statements: [...group.statements, ...this.#marks.statements(end.endLsn)],
       });
       failpoints.hit('apply.afterCommit');
