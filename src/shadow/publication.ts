@@ -222,6 +222,21 @@ export function hasPublishedColumns(part: string, table: Table): boolean {
     : part.includes(` columns ${attnums.join(' ')} rows `);
 }
 
+/**
+ * Why the stream lacks changes of a table since `recorded`, what of it is published, was put on record; or
+ * will lack some of those to come. Undefined when it has them all.
+ */
+export function describeGap(
+  table: Table,
+  recorded: string,
+  published: string | undefined,
+): string | undefined {
+  if (published !== recorded) return `table ${quoteTable(table)} was not published all the time`;
+  return hasPublishedColumns(recorded, table)
+    ? undefined
+    : `the publication has a list of columns of table ${quoteTable(table)}, and not of those that it has now`;
+}
+
 /** By oid, how each table of the publication is published; see `publishedPartSql`. */
 export async function readPublishedParts(
   session: Session,

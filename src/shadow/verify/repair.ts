@@ -9,7 +9,6 @@ import {
 import { OperatorError } from '#src/lib/errors.ts';
 import { mendLargeObjects } from '#src/shadow/large-objects/mend-large-objects.ts';
 import { isLeaseHeld } from '#src/shadow/lease.ts';
-import { recordedColumns } from '#src/shadow/ledger.ts';
 import { rowsOfCommandTag } from '#src/wire/postgres/backend.ts';
 
 import { compareChunks } from './compare-chunks.ts';
@@ -17,7 +16,8 @@ import { withLock } from './compare-table.ts';
 import type { PreparedTable } from './comparison.ts';
 import { enterMoment, leaveMoment, type Moment } from './moment.ts';
 import { openPairs, type Pair } from './pair.ts';
-import { nameOf, prepare } from './prepare.ts';
+import { nameOf, prepare, type Prepared } from './prepare.ts';
+import { findUnfollowable, rejoin } from './rejoin.ts';
 import { repairTable, type RepairWires } from './repair-table.ts';
 import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
 import { type Verdict, verifyShadow, type VerifyOptions } from './verify.ts';
@@ -100,27 +100,10 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   // Neither triggers nor foreign keys: rows are as the source has them.
   await wires.target.query('SET LOCAL session_replication_role = replica');
   let rows = 0;
-  for (const table of prepared.tables) {
+  for (const table of await mendable(prepared, { options, pair, moment })) {
     options.signal.throwIfAborted();
     const isStopped = prepared.stopped.has(table.table.oid);
-    const chunks = await chunksToMend(pair, table, isStopped ? undefined : moment, found);
-    if (chunks.length === 0 && !isStopped) continue;
-    if (!table.isSameShape) {
-      warn(options, `${nameOf(table.table)} is made otherwise on the target and was not repaired`);
-      continue;
-    }
-    options.failpoints.hit('repair.beforeTable');
-    const mended = await repairTable(pair, wires, { ...table, chunks });
-    options.failpoints.hit('repair.afterTable');
-    if (mended === undefined) {
-      warn(
-        options,
-        `${nameOf(table.table)} was rewritten or locked meanwhile and was not repaired`,
-      );
-      continue;
-    }
-    rows += mended;
-    if (isStopped) await follow(wires.target, options, moment, table);
+    rows += await mendTable({ options, found, pair, wires, moment }, table, isStopped);
   }
   const mendedObjects = await mendLargeObjects(pair, wires.target, found.largeObjects.different);
   options.failpoints.hit('repair.beforeCommit');
@@ -134,6 +117,52 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   const what = mendedObjects === 0 ? 'rows' : `rows and ${mendedObjects} large objects`;
   options.report({ type: 'notice', level: 'info', message: `repaired ${rows} ${what}${where}` });
   return rows;
+}
+
+/** All but the stopped tables that could not follow from the fence on: mended or not, they would be wrong soon. */
+async function mendable(
+  { tables, stopped }: Prepared,
+  parts: Pick<Mending, 'options' | 'pair'> & { readonly moment: Moment },
+): Promise<readonly PreparedTable[]> {
+  const { options, pair, moment } = parts;
+  if (options.shadowId === undefined || moment.fence === undefined) return tables;
+  const unfollowable = await findUnfollowable({
+    pair,
+    source: options.source,
+    shadowId: options.shadowId,
+    tables: tables.map(({ table }) => table).filter(({ oid }) => stopped.has(oid)),
+  });
+  for (const why of unfollowable.values()) warn(options, why);
+  return tables.filter(({ table }) => !unfollowable.has(table.oid));
+}
+
+/** Returns the rows that were mended. A stopped table follows again, if all of it could be compared. */
+async function mendTable(
+  parts: Omit<Mending, 'control'> & { readonly wires: RepairWires; readonly moment: Moment },
+  prepared: PreparedTable,
+  isStopped: boolean,
+): Promise<number> {
+  const { options, found, pair, wires, moment } = parts;
+  const { shadowId, failpoints } = options;
+  const { table } = prepared;
+  const chunks = await chunksToMend(pair, prepared, isStopped ? undefined : moment, found);
+  if (chunks?.length === 0 && !isStopped) return 0;
+  if (!prepared.isSameShape) {
+    warn(options, `${nameOf(table)} is made otherwise on the target and was not repaired`);
+    return 0;
+  }
+  failpoints.hit('repair.beforeTable');
+  const mended =
+    chunks === undefined ? undefined : await repairTable(pair, wires, { ...prepared, chunks });
+  failpoints.hit('repair.afterTable');
+  if (mended === undefined) {
+    warn(options, `${nameOf(table)} was rewritten or locked meanwhile and was not repaired`);
+    return 0;
+  }
+  if (isStopped && shadowId !== undefined && moment.fence !== undefined) {
+    await rejoin(wires.target, shadowId, table, moment.fence.lsn);
+  }
+  return mended;
 }
 
 async function openWires(options: VerifyOptions): Promise<RepairWires & AsyncDisposable> {
@@ -159,44 +188,19 @@ async function join(
 /**
  * At a fence, those that differed at the first one: the applier should stand shortly. Without one (or
  * for a table that did not follow) the target must become the source of one moment, so all chunks are
- * compared again at this one.
+ * compared again at this one. Undefined when the table could not be compared.
  */
 async function chunksToMend(
   pair: Pair,
   table: PreparedTable,
   moment: Moment | undefined,
   found: Verdict,
-): Promise<readonly bigint[]> {
+): Promise<readonly bigint[] | undefined> {
   if (moment?.fence !== undefined) return found.different.get(table.table.oid) ?? [];
   const outcome = await withLock(pair, table.table, async () =>
     compareChunks(pair, { ...table, chunks: undefined }),
   );
-  return outcome?.different ?? [];
-}
-
-/**
- * A stopped table that is the source's of the fence follows again from there, by the shape that it has now.
- * One that was never copied is not published either: it has to be reseeded.
- */
-async function follow(
-  target: WireConnection,
-  { shadowId }: VerifyOptions,
-  { lsn, fence }: Moment,
-  { table }: PreparedTable,
-): Promise<void> {
-  if (shadowId === undefined || lsn === undefined || fence === undefined) return;
-  const row = `shadow_id = ${quoteLiteral(shadowId)} AND source_oid = ${table.oid}`;
-  const columns = quoteLiteral(JSON.stringify(recordedColumns(table)));
-  const key = table.key.map(quoteLiteral).join(', ');
-  await target.query(
-    `UPDATE understudy.relation
-        SET state = 'copied', start_lsn = '${formatLsn(lsn)}', stop_lsn = NULL, stop_code = NULL,
-            stop_message = NULL, stopped_at = NULL, waits_for = NULL, is_spooled = false, spool_bytes = 0,
-            schema_name = ${quoteLiteral(table.schema)}, table_name = ${quoteLiteral(table.name)},
-            columns = ${columns}::jsonb, key_columns = ARRAY[${key}]::text[]
-      WHERE ${row} AND state = 'stopped' AND start_lsn IS NOT NULL;
-     DELETE FROM understudy.chunk WHERE ${row}`,
-  );
+  return outcome?.different;
 }
 
 /** With the fence's release, so that there is no commit after the follower went on by itself. */

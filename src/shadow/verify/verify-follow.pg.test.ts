@@ -1,40 +1,16 @@
 import { describe, expect, test, vi } from 'vitest';
 
-import { EVERYTHING } from '#src/core/selection.ts';
-import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession } from '#src/db/postgres/connection/session.ts';
-import { createFailpoints } from '#src/lib/failpoint.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 import { followPair, type FollowedPair } from '#test/follower.ts';
 import { casesOf } from '#test/full.ts';
+import { verifyOptions } from '#test/verify.ts';
 
 import { repairShadow } from './repair.ts';
 import { verifyShadow, type VerifyOptions } from './verify.ts';
 
-async function optionsFor(
-  pair: FollowedPair,
-  options: Partial<VerifyOptions> = {},
-): Promise<VerifyOptions> {
-  const { shadowId } = pair.shadow;
-  return {
-    source: pair.source.endpoint,
-    target: pair.target.endpoint,
-    tables: await readTables(pair.source.session, EVERYTHING),
-    sequences: [],
-    leftOut: [],
-    shadowId,
-    moment: { kind: 'fence', shadowId, timeoutMs: 20_000 },
-    isFull: false,
-    jobs: 2,
-    report: () => undefined,
-    failpoints: createFailpoints(undefined),
-    signal: new AbortController().signal,
-    ...options,
-  };
-}
-
 async function verify(pair: FollowedPair, options: Partial<VerifyOptions> = {}) {
-  return verifyShadow(await optionsFor(pair, options));
+  return verifyShadow(await verifyOptions(pair, options));
 }
 
 /**
@@ -136,7 +112,7 @@ describe.each(casesOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
       await pair.target.session.query(`
       DELETE FROM public.log WHERE ctid IN (SELECT min(ctid) FROM public.log);
       INSERT INTO public.log VALUES ('zqrow', 7), ('zqrow', 1.0)`);
-      const { found, rows, after } = await repairShadow(await optionsFor(pair));
+      const { found, rows, after } = await repairShadow(await verifyOptions(pair));
       expect([found.differences, rows, after.differences]).toEqual([3, 3, 0]);
       expect(found.listed.map(({ kind }) => kind).toSorted()).toEqual([
         'extra',
@@ -163,7 +139,7 @@ describe.each(casesOf<readonly [14 | 18, 18]>([18, 18], [14, 18]))(
       DELETE FROM public.day WHERE at < '2026-01-03'; INSERT INTO public.day VALUES ('2030-01-01');
       INSERT INTO public.history OVERRIDING SYSTEM VALUE VALUES (1000000, -5)`);
       await underLoad(pair, async () => {
-        const repair = await repairShadow(await optionsFor(pair));
+        const repair = await repairShadow(await verifyOptions(pair));
         expect(repair.found.differences).toBe(9);
         expect(repair.rows).toBe(9);
         expect(repair.after).toMatchObject({ scope: 'incremental', differences: 0 });
@@ -193,7 +169,7 @@ test('what others write on the target is found although the stream marks nothing
     key: { name: 't5' },
     columns: ['n', 'twice'],
   });
-  const repair = await repairShadow(await optionsFor(pair));
+  const repair = await repairShadow(await verifyOptions(pair));
   expect([repair.rows, repair.after.differences]).toEqual([7235, 0]);
   expect(await verify(pair)).toMatchObject({ scope: 'incremental', chunksRead: 0, differences: 0 });
 });
@@ -302,7 +278,7 @@ test('a repair is refused where no follower keeps its fence', async () => {
   await pair.caughtUp();
   await pair.target.session.query('DELETE FROM public.tag');
   await expect(
-    repairShadow(await optionsFor(pair, { moment: { kind: 'now' } })),
+    repairShadow(await verifyOptions(pair, { moment: { kind: 'now' } })),
   ).rejects.toMatchObject({ code: 'REPAIR_REFUSED' });
 });
 
@@ -321,7 +297,7 @@ test('a table that has stopped is a difference, and follows again once it is rep
     };
     const deadline = AbortSignal.timeout(20_000);
     while (!(await hasStopped())) deadline.throwIfAborted();
-    const repair = await repairShadow(await optionsFor(pair));
+    const repair = await repairShadow(await verifyOptions(pair));
     expect(repair.found.listed).toEqual([
       {
         kind: 'schema',

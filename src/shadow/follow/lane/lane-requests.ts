@@ -13,7 +13,7 @@ import {
   readRelationRecords,
   type ShadowRecord,
 } from '#src/shadow/ledger.ts';
-import { hasPublishedColumns, readPublishedParts } from '#src/shadow/publication.ts';
+import { describeGap, readPublishedParts } from '#src/shadow/publication.ts';
 
 /**
  * The follower's side of `resume` and `reseed` (docs/state.md): a request is judged against both sides as
@@ -91,13 +91,9 @@ async function take(deps: LaneRequestDeps, target: Session, request: Request): P
   const shapes: TableShape[] = [];
   for (const name of request.tables) {
     const { record, table } = findTable({ records, tables, name, kind: request.kind });
-    if (request.kind === 'resume' && published.get(record.sourceOid) !== record.published) {
-      throw refused(`table ${quoteTable(name)} was not published all the time; reseed it`);
-    }
-    if (request.kind === 'resume' && !hasPublishedColumns(record.published, table)) {
-      throw refused(
-        `the publication has a list of columns of table ${quoteTable(name)}, and not of those that it has now; reseed it`,
-      );
+    if (request.kind === 'resume') {
+      const gap = describeGap(table, record.published, published.get(record.sourceOid));
+      if (gap !== undefined) throw refused(`${gap}; reseed it`);
     }
     await requireTargetColumns(target, table);
     shapes.push({

@@ -52,7 +52,10 @@ export async function runLanes(deps: LanesDeps, signal: AbortSignal): Promise<vo
   try {
     for (;;) {
       await serveLaneRequests(deps, target);
-      work.begin(await readRelationRecords(target, shadow.shadowId, 'not followed'));
+      const away = await readRelationRecords(target, shadow.shadowId, 'not followed');
+      // Before a copy, which may alter how its tables are published.
+      await deps.publication.keepUp(away, async () => readRelationRecords(target, shadow.shadowId));
+      work.begin(away);
       await work.whileHealthy(clock.sleep(POLL_MS, signal));
     }
   } finally {
@@ -80,7 +83,7 @@ class Work {
     for (const record of records.filter(({ state }) => state === 'catching up')) {
       const { sourceOid } = record;
       if (this.#lanes.has(sourceOid) || this.#lanes.size >= LANES_MAX) continue;
-      const lane = this.#guard(this.#follow(record));
+      const lane = this.#guard(runLane(this.#deps, sourceOid, this.#signal));
       this.#lanes.set(sourceOid, lane);
       void lane.then(() => this.#lanes.delete(sourceOid));
     }
@@ -104,18 +107,6 @@ class Work {
     await Promise.all([...this.#lanes.values(), this.#copy]);
   }
 
-  async #follow({ sourceOid }: RelationRecord): Promise<void> {
-    const { shadow, publication, target } = this.#deps;
-    await runLane(this.#deps, sourceOid, this.#signal);
-    await using session = await openSession(target, {
-      applicationName: `understudy ${shadow.shadowId} lanes`,
-      answerMsMax: ANSWER_MS_MAX,
-    });
-    const records = await readRelationRecords(session, shadow.shadowId);
-    const now = records.find((one) => one.sourceOid === sourceOid && one.state === 'copied');
-    if (now !== undefined) publication.add(now);
-  }
-
   /** Its failure is that of all of this. */
   async #guard(work: Promise<void>): Promise<void> {
     await work.catch((error: unknown) => this.#failed.reject(error));
@@ -131,7 +122,6 @@ async function copy(
   const { shadow, epoch, floor, meter } = deps;
   // Until the snapshot is on record, nothing else says from where on the spool is needed.
   using _ = floor.pin(meter.appliedLsn);
-  deps.publication.remove(records.map(({ sourceOid }) => sourceOid));
   try {
     await reseedTables(deps, records, signal);
   } catch (error) {

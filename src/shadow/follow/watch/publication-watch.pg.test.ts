@@ -15,7 +15,13 @@ const NAME = 'pub';
 async function watched(
   version: TestVersion,
   selection: Selection = EVERYTHING,
-): Promise<TestDatabase & { watch: Pick<PublicationWatch, 'check'> }> {
+): Promise<
+  TestDatabase & {
+    watch: Pick<PublicationWatch, 'check'>;
+    kept: PublicationWatch;
+    followed: readonly RelationRecord[];
+  }
+> {
   const db = await createTestDatabase(
     version,
     'CREATE TABLE public.a (id int PRIMARY KEY, v int); CREATE TABLE public.b (id int PRIMARY KEY, v int)',
@@ -44,7 +50,7 @@ async function watched(
   const watch = {
     check: async (session: Session) => new PublicationWatch(publication, followed).check(session),
   };
-  return { ...db, watch };
+  return { ...db, watch, kept: new PublicationWatch(publication, followed), followed };
 }
 
 test.each<readonly [TestVersion, string, string]>([
@@ -126,5 +132,31 @@ test.each<readonly [TestVersion, string, string]>([
     await db.watch.check(db.session);
     await db.session.query(sql);
     await expect(db.watch.check(db.session)).rejects.toMatchObject({ code: 'PUBLICATION_CHANGED' });
+  },
+);
+
+test.each<TestVersion>([14, 18])(
+  'on %i what becomes of a table that has stopped is no harm, until it follows again (trap 7)',
+  async (version) => {
+    await using db = await watched(version);
+    const { session, kept, followed } = db;
+    const readAll = async () => Promise.resolve(followed);
+    await kept.check(session);
+    // As the look at the schema does it, when production has dropped the key.
+    await session.query('ALTER TABLE public.b DROP CONSTRAINT b_pkey');
+    await session.query('ALTER PUBLICATION pub DROP TABLE public.b');
+    await kept.check(session);
+    const away = followed
+      .filter(({ name }) => name === 'b')
+      .map((one): RelationRecord => ({ ...one, state: 'stopped' }));
+    await kept.keepUp(away, readAll);
+    await session.query('ALTER TABLE public.b ADD PRIMARY KEY (id)');
+    await session.query(
+      'CREATE TABLE public.c (id int PRIMARY KEY); ALTER PUBLICATION pub ADD TABLE public.c',
+    );
+    await kept.check(session);
+    // Whoever has let it follow again, without its changes.
+    await kept.keepUp([], readAll);
+    await expect(kept.check(session)).rejects.toMatchObject({ code: 'PUBLICATION_CHANGED' });
   },
 );

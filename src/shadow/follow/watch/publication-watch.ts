@@ -21,25 +21,35 @@ type PublishedTable = {
 export class PublicationWatch {
   readonly #publication: Publication;
   #followed: readonly RelationRecord[];
+  /** The others of the ledger, by OID. */
+  #away: ReadonlySet<number>;
   #fingerprint = '';
 
   constructor(publication: Publication, records: readonly RelationRecord[]) {
     this.#publication = publication;
-    this.#followed = records.filter(({ state, isInLane }) => state !== 'stopped' && !isInLane);
+    this.#followed = records.filter(isFollowed);
+    this.#away = oidsOf(records.filter((one) => !isFollowed(one)));
   }
 
-  /** Watch a table from now on that follows again, or is new. */
-  add(record: RelationRecord): void {
-    this.#followed = [
-      ...this.#followed.filter((one) => one.sourceOid !== record.sourceOid),
-      record,
-    ];
-    this.#fingerprint = '';
-  }
-
-  /** Tables that do not follow: how they are published is about to change. */
-  remove(sourceOids: readonly number[]): void {
-    this.#followed = this.#followed.filter(({ sourceOid }) => !sourceOids.includes(sourceOid));
+  /**
+   * Watch those that follow by now, given the ledger's tables that do not. Whatever becomes of the entry of
+   * one that has stopped is no harm to the others; one that is back, whoever brought it, is looked at anew.
+   */
+  async keepUp(
+    away: readonly RelationRecord[],
+    readAll: () => Promise<readonly RelationRecord[]>,
+  ): Promise<void> {
+    const now = oidsOf(away);
+    if ([...this.#away].some((oid) => !now.has(oid))) {
+      const records = await readAll();
+      this.#followed = records.filter(isFollowed);
+      this.#away = oidsOf(records.filter((one) => !isFollowed(one)));
+      this.#fingerprint = '';
+      return;
+    }
+    this.#away = now;
+    if (!this.#followed.some(({ sourceOid }) => now.has(sourceOid))) return;
+    this.#followed = this.#followed.filter(({ sourceOid }) => !now.has(sourceOid));
   }
 
   /** Throws PUBLICATION_CHANGED. */
@@ -58,8 +68,10 @@ export class PublicationWatch {
       throw this.#changed('does not publish every operation any more');
     // The tables are looked at one by one only when something about them may have changed.
     if (row['fingerprint'] === this.#fingerprint) return;
+    const followed = this.#followed;
     await this.#checkTables(source);
-    this.#fingerprint = row['fingerprint'] ?? '';
+    // One that came meanwhile was not looked at.
+    if (followed === this.#followed) this.#fingerprint = row['fingerprint'] ?? '';
   }
 
   async #checkTables(source: Session): Promise<void> {
@@ -113,4 +125,12 @@ export class PublicationWatch {
       `publication ${this.#publication.name} ${what}`,
     );
   }
+}
+
+function isFollowed({ state, isInLane }: RelationRecord): boolean {
+  return state !== 'stopped' && !isInLane;
+}
+
+function oidsOf(records: readonly RelationRecord[]): ReadonlySet<number> {
+  return new Set(records.map(({ sourceOid }) => sourceOid));
 }
