@@ -111,7 +111,7 @@ const CATALOG = {
   },
   SOURCE_BEHIND: {
     onError: 'resnapshot',
-    hint: 'A failover lost what the shadow has: `understudy drop`, then `clone` again.',
+    hint: 'The source lost what the shadow has: `understudy drop`, then `clone` again.',
   },
   TIMELINE_CHANGED: {
     onError: 'retry',

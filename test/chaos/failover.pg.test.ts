@@ -1,9 +1,19 @@
+import { execFile } from 'node:child_process';
+import { rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+
 import { expect, test, vi } from 'vitest';
 
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import type { EmbeddedPostgres } from '#src/provision/embedded-postgres.ts';
 import { isFull, testFull } from '#test/full.ts';
-import { createTestDatabase, startTestServer, type TestVersion } from '#test/postgres.ts';
+import {
+  createServerFolder,
+  createTestDatabase,
+  startTestServer,
+  type TestVersion,
+} from '#test/postgres.ts';
 import { createAddress, PRIMARY_SETTINGS, STANDBY_SLOT, startStandby } from '#test/standby.ts';
 
 import { findDifferences } from './compare.ts';
@@ -13,7 +23,8 @@ import { startWorkload } from './workload.ts';
 
 /*
  * The source fails over to a physical standby (migrate.md §7.15, pains 4 and 5): the shadow goes on where
- * it provably can, and else says why it cannot. Never does it take the new primary for the old one.
+ * it provably can, and else says why it cannot. Never does it take the new primary for the old one; nor a
+ * source that was put back to an older state of its disk for the one that it was.
  */
 
 vi.setConfig({ testTimeout: 180_000 });
@@ -181,5 +192,54 @@ testFull(
     const ended = await endOf(moved.start());
     expect(`${ended.code} ${errorOf(ended)}`).toBe('1 SLOT_LOST');
     expect(ended.stdout).toContain('timeline 2 in a failover');
+  },
+);
+
+test.each<TestVersion>(isFull ? [14, 16, 18] : [18])(
+  'a source of %i that was put back to an older state of its disk is refused (traps 8, 15)',
+  async (version) => {
+    await using owned = new AsyncDisposableStack();
+    const folder = owned.use(await createServerFolder());
+    const [directory, older] = [join(folder.path, 'data'), join(folder.path, 'older')];
+    const source = owned.use(await startTestServer({ version, directory }));
+    const target = owned.use(await createTestDatabase(18));
+    await onServer(source, async (session) => session.query(SMALL));
+    const shadow = owned.use(await createShadow(source.endpoint, target.endpoint));
+    {
+      await using clone = shadow.start();
+      await clone.waitFor(FOLLOWING);
+      clone.kill('SIGTERM');
+      await endOf(clone);
+    }
+    await source.stop();
+    await promisify(execFile)('cp', ['-a', directory, older]);
+    const { port } = source.endpoint;
+    const newer = owned.use(await startTestServer({ version, directory, port }));
+    await using clone = shadow.start();
+    await clone.waitFor(FOLLOWING);
+    await onServer(newer, async (session) =>
+      session.query(`INSERT INTO public.t SELECT i, 'zqrow lost' FROM generate_series(2, 3000) i`),
+    );
+    const count = async (): Promise<string> => {
+      const [row] = await target.session.query('SELECT count(*) FROM public.t');
+      return row?.['count'] ?? '';
+    };
+    await until('it is applied', async () => (await count()) === '3000');
+    await newer.kill9();
+    await rm(directory, { recursive: true });
+    await rename(older, directory);
+    const restored = owned.use(await startTestServer({ version, directory, port }));
+    // At a position that the shadow has passed.
+    await onServer(restored, async (session) =>
+      session.query(`INSERT INTO public.t VALUES (4000, 'zqrow new')`),
+    );
+
+    // The one that runs finds it when it connects again, and so does every later one.
+    for (const ended of [await endOf(clone), await endOf(shadow.start())]) {
+      expect(`${ended.code} ${errorOf(ended)}`).toBe('1 SOURCE_BEHIND');
+      expect(ended.stdout).toContain('the source was put back to an older state: its WAL ends at');
+    }
+    expect(await count()).toBe('3000');
+    expect((await shadow.status()).stdout).toContain('SOURCE_BEHIND');
   },
 );

@@ -2,7 +2,7 @@ import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { openReplicationConnection } from '#src/db/postgres/replication/create-slot.ts';
-import { identifySystem } from '#src/db/postgres/replication/slot.ts';
+import { identifySystem, readLsn } from '#src/db/postgres/replication/slot.ts';
 import { readTimelineHistory, type TimelineEnd } from '#src/db/postgres/replication/timeline.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { ShadowRecord } from '#src/shadow/ledger.ts';
@@ -67,8 +67,7 @@ export async function requireDescendant(
       `the source is on timeline ${found.timeline}, which does not descend from timeline ${sourceTimeline} of shadow ${shadow.shadowId}`,
     );
   }
-  const copied = await readCopied(target, shadow.shadowId);
-  const newest = [known, copied, shadow.consistentLsn ?? lsn(0n)].reduce((a, b) => (a > b ? a : b));
+  const newest = await readNewest(target, shadow, known);
   if (newest > end.endLsn) {
     throw new OperatorError(
       'SOURCE_BEHIND',
@@ -79,12 +78,41 @@ export async function requireDescendant(
   return end.endLsn;
 }
 
-/** The newest snapshot that a table was copied or mended from: rows of it are on the target. */
-async function readCopied(target: Session, shadowId: string): Promise<Lsn> {
+/**
+ * That the source's WAL reaches what the shadow has. A server sends only what it has flushed, and comes back
+ * from a crash with all of that; so one that ends before it was put back to an older state of its disk, on
+ * the same timeline: a snapshot of the volume or the machine, or writes that were acknowledged and lost. It
+ * gives positions out again, and what it commits below `known` would never be sent (traps 8, 15).
+ *
+ * Throws SOURCE_BEHIND.
+ */
+export async function requireReached(
+  sessions: { readonly source: Session; readonly target: Session },
+  shadow: ShadowRecord,
+  known: Lsn,
+): Promise<void> {
+  // First: whoever ran the shadow before may have received until a moment ago.
+  const newest = await readNewest(sessions.target, shadow, known);
+  const [row] = await sessions.source.query('SELECT pg_catalog.pg_current_wal_flush_lsn() AS head');
+  const head = readLsn(row?.['head'], 'pg_current_wal_flush_lsn');
+  if (head < newest) throw sourceBehind(head, newest);
+}
+
+export function sourceBehind(head: Lsn, newest: Lsn): OperatorError {
+  return new OperatorError(
+    'SOURCE_BEHIND',
+    `the source was put back to an older state: its WAL ends at ${formatLsn(head)}, and the shadow has what it wrote up to ${formatLsn(newest)}`,
+    { detail: { headLsn: formatLsn(head), newestLsn: formatLsn(newest) } },
+  );
+}
+
+/** The end of what the target and the spool have, and of the snapshots that tables were copied or mended from. */
+async function readNewest(target: Session, shadow: ShadowRecord, known: Lsn): Promise<Lsn> {
   const [row] = await target.query(
     `SELECT greatest((SELECT max(start_lsn) FROM understudy.relation WHERE shadow_id = $1),
                      (SELECT max(lsn) FROM understudy.snapshot WHERE shadow_id = $1)) AS lsn`,
-    [shadowId],
+    [shadow.shadowId],
   );
-  return parseLsn(row?.['lsn'] ?? '') ?? lsn(0n);
+  const copied = parseLsn(row?.['lsn'] ?? '') ?? lsn(0n);
+  return [known, copied, shadow.consistentLsn ?? lsn(0n)].reduce((a, b) => (a > b ? a : b));
 }

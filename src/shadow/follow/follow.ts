@@ -22,7 +22,12 @@ import { readRelationRecords, type ShadowRecord, updateShadow } from '#src/shado
 import type { SpoolIdentity } from '#src/stream/spool/identity.ts';
 import { openSpool, type Spool } from '#src/stream/spool/spool.ts';
 
-import { readSourceTimeline, requireDescendant, type SourceTimeline } from './failover.ts';
+import {
+  readSourceTimeline,
+  requireDescendant,
+  requireReached,
+  type SourceTimeline,
+} from './failover.ts';
 import { Receiver } from './receiver.ts';
 import { serveRequests, voidRequests } from './requests.ts';
 
@@ -125,6 +130,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
   if (found.timeline !== shadow.sourceTimeline) {
     await moveToTimeline(deps, { target, spool, identity, found, known });
   }
+  await requireReached({ source, target }, shadow, known);
   if (confirmed > known) {
     throw new OperatorError(
       'SLOT_AHEAD',

@@ -21,6 +21,8 @@ import {
   XLOG_DATA_HEADER_BYTES,
 } from '#src/wire/postgres/replication-message.ts';
 
+import { sourceBehind } from './failover.ts';
+
 /**
  * From the source's stream into the spool, and the confirmations back.
  *
@@ -148,6 +150,7 @@ export class Receiver {
         `the source is on timeline ${stream.system.timeline} now, it was on ${timeline}`,
       );
     }
+    if (stream.headLsn < this.#receivedLsn) throw sourceBehind(stream.headLsn, this.#receivedLsn);
     // What an earlier connection left unfinished comes again.
     this.#inTransaction = false;
     this.#waitsForRoom = false;

@@ -6,12 +6,14 @@ import type { WireConnection } from '#src/db/postgres/connection/wire-connection
 import { OperatorError } from '#src/lib/errors.ts';
 
 import { openReplicationConnection } from './create-slot.ts';
-import { identifySystem, slotInUse, type SystemIdentity } from './slot.ts';
+import { identifySystem, readLsn, slotInUse, type SystemIdentity } from './slot.ts';
 
 export type ReplicationStream = AsyncDisposable & {
   /** In CopyBoth: raw frames by `read`, standby status by `write`. */
   readonly connection: WireConnection;
   readonly system: SystemIdentity;
+  /** Where the server's flushed WAL ended a moment before; it sends nothing from behind that. */
+  readonly headLsn: Lsn;
   /** The server ends a connection that sent nothing for so long; 0 is never. */
   readonly walSenderTimeoutMs: number;
 };
@@ -48,11 +50,12 @@ export async function startReplication(options: {
     }
     await refuseStandby(connection, endpoint);
     const walSenderTimeoutMs = await readWalSenderTimeout(connection);
-    await refuseGap(connection, options);
+    const { headLsn } = await refuseGap(connection, options);
     await connection.beginCopy(startStatement(options));
     return {
       connection,
       system,
+      headLsn,
       walSenderTimeoutMs,
       [Symbol.asyncDispose]: async () => connection[Symbol.asyncDispose](),
     };
@@ -107,12 +110,15 @@ async function readWalSenderTimeout(connection: WireConnection): Promise<number>
 async function refuseGap(
   connection: WireConnection,
   { slot, startLsn }: { readonly slot: string; readonly startLsn: Lsn },
-): Promise<void> {
+): Promise<{ readonly headLsn: Lsn }> {
   const [result] = await connection.query(
-    `SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = ${literal(slot)}`,
+    `SELECT pg_catalog.pg_current_wal_flush_lsn(), (SELECT confirmed_flush_lsn
+       FROM pg_catalog.pg_replication_slots WHERE slot_name = ${literal(slot)})`,
   );
-  const confirmed = parseLsn(result?.rows[0]?.[0] ?? '');
-  if (startLsn === 0n || confirmed === undefined || confirmed <= startLsn) return;
+  const [head, confirmedText] = result?.rows[0] ?? [];
+  const headLsn = readLsn(head, 'pg_current_wal_flush_lsn');
+  const confirmed = parseLsn(confirmedText ?? '');
+  if (startLsn === 0n || confirmed === undefined || confirmed <= startLsn) return { headLsn };
   throw new OperatorError(
     'SLOT_AHEAD',
     `slot ${slot} is at ${formatLsn(confirmed)}, what was received ends at ${formatLsn(startLsn)}`,

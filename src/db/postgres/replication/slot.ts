@@ -13,19 +13,13 @@ export type SystemIdentity = {
   /** Made by initdb; the same on a server and its physical copies. */
   readonly systemId: string;
   readonly timeline: number;
-  /** Flushed end of WAL. */
-  readonly xlogpos: Lsn;
 };
 
 /** Which server this is, asked on a replication connection. */
 export async function identifySystem(connection: WireConnection): Promise<SystemIdentity> {
   const [system] = await connection.query('IDENTIFY_SYSTEM');
-  const [systemId, timeline, xlogpos] = system?.rows[0] ?? [];
-  return {
-    systemId: systemId ?? '',
-    timeline: Number(timeline),
-    xlogpos: readLsn(xlogpos, 'IDENTIFY_SYSTEM'),
-  };
+  const [systemId, timeline] = system?.rows[0] ?? [];
+  return { systemId: systemId ?? '', timeline: Number(timeline) };
 }
 
 /** What pg_replication_slots says about a logical slot, alike for 14 to 18. */
