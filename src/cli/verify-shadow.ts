@@ -129,17 +129,26 @@ async function chooseComparison(
   const { tables, partitioned, unsupported } = await readRelations(source, selection);
   const owners = new Set([...tables, ...partitioned].map(quoteTable));
   const moment = await chooseMoment(target, shadow, settings.sourceSnapshot);
+  // Sequences know no snapshots: beside one they are merely further on (trap 27).
+  const sequences =
+    moment.kind === 'snapshot'
+      ? { names: [], unread: [] }
+      : await readSequenceNames(source, owners);
   return {
     ...deps,
     source: settings.source,
     target: settings.target,
     tables,
-    // Sequences know no snapshots: beside one they are merely further on (trap 27).
-    sequences: moment.kind === 'snapshot' ? [] : await readSequenceNames(source, owners),
+    sequences: sequences.names,
     isWithLargeObjects: includesLargeObjects(selection),
-    leftOut: unsupported.map(
-      ({ schema, name, reason }) => `${schema}.${name} (${describeReason(reason)})`,
-    ),
+    leftOut: [
+      ...unsupported.map(
+        ({ schema, name, reason }) => `${schema}.${name} (${describeReason(reason)})`,
+      ),
+      ...sequences.unread.map(
+        ({ schema, name, reason }) => `${schema}.${name} (sequence: ${reason})`,
+      ),
+    ],
     shadowId: shadow?.shadowId,
     moment,
     isFull: settings.isFull,

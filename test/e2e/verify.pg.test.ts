@@ -1,6 +1,7 @@
 import { expect, test, vi } from 'vitest';
 
-import { parseLines, runCommand, urlOf } from '#test/command.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
+import { parseLines, runCommand, runInProcess, urlOf } from '#test/command.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
 // Each command is a process of its own, which takes its time on a busy machine.
@@ -39,4 +40,17 @@ test('equal sides are a success, one changed value is exit code 3 with its key',
   ]);
   expect(lines.find(({ type }) => type === 'verified')).toMatchObject({ differences: 1 });
   expect(plain.stdout + json.stdout).not.toContain('secret');
+});
+
+test('a sequence that cannot be read now is not called the same, and keeps nobody waiting (trap 27)', async () => {
+  await using source = await createTestDatabase(18, `${ROWS}; CREATE SEQUENCE public.q`);
+  await using target = await createTestDatabase(18, `${ROWS}; CREATE SEQUENCE public.q`);
+  await using production = await openSession(source.endpoint, { applicationName: 'test' });
+  await production.query('BEGIN; ALTER SEQUENCE public.q CACHE 10');
+  const urls = ['--source', urlOf(source.endpoint), '--target', urlOf(target.endpoint)];
+  const verified = await runInProcess(['verify', ...urls, '--json']);
+  expect(parseLines(verified.stdout).find(({ type }) => type === 'verified')).toMatchObject({
+    differences: 0,
+    unverified: ['public.q (sequence: another transaction has locked it)'],
+  });
 });

@@ -1,7 +1,7 @@
 import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Phase } from '#src/core/progress.ts';
 import type { Stage } from '#src/core/schema-script.ts';
-import { quoteTable, type Table } from '#src/core/table.ts';
+import type { Table } from '#src/core/table.ts';
 import type { SelectedRelations } from '#src/db/postgres/catalog/catalog.ts';
 import { ANSWER_MS_MAX, openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { readLsn } from '#src/db/postgres/replication/slot.ts';
@@ -27,9 +27,9 @@ import {
 } from '#src/shadow/ledger.ts';
 import { type Publication, requirePublication } from '#src/shadow/publication.ts';
 import { runSteps } from '#src/shadow/schema/run-steps.ts';
-import { syncSequences } from '#src/shadow/schema/sequences.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
 
+import { bringSequences } from './bring-sequences.ts';
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
 import { isCopied, readDataset } from './dataset.ts';
 import { prepareSource } from './prepare-source.ts';
@@ -56,6 +56,8 @@ export type CloneState = {
   wasInStep: boolean;
   /** Of the newest lease that this process held. */
   epoch: bigint | undefined;
+  /** Quoted names of those that could not be brought along, which was told. */
+  readonly toldSequences: Set<string>;
 };
 
 /** What brings rows into tables and makes changes applicable: needs no row to be right. */
@@ -120,7 +122,7 @@ class Run {
     await this.#copy([], takeSnapshot, signal);
     await this.#copyLargeObjects(sourceSnapshot === undefined ? [] : [sourceSnapshot], signal);
     await this.#steps([...KEY_STAGES, ...ROW_STAGES], signal);
-    await this.#syncSequences();
+    await this.#syncSequences('at the end');
     await onInStep({ shadowId, sourceSnapshot });
     await this.#enter('complete');
   }
@@ -302,7 +304,7 @@ class Run {
   async #watch(signal: AbortSignal): Promise<void> {
     const { shadowId } = this.#shadow;
     await using both = await this.#openBoth('watch');
-    const sync = async (sessions: Both): Promise<void> => this.#syncSequences(sessions);
+    const sync = async (): Promise<void> => bringSequences(this.#deps, both, this.#build, 'now');
     await watchUnstreamed({ ...this.#deps, both, shadowId, syncSequences: sync }, signal);
   }
 
@@ -329,7 +331,7 @@ class Run {
       }
     };
     await supervise([nudging, async (end) => void (await orAborted(reached, end))], signal);
-    await this.#syncSequences();
+    await this.#syncSequences('at the end');
     await this.#requirePublication(source);
     this.#deps.report({
       type: 'notice',
@@ -358,16 +360,10 @@ class Run {
     await orAborted(new Promise<never>(() => undefined), signal);
   }
 
-  async #syncSequences(sessions?: Both): Promise<void> {
-    const { tables, partitioned } = this.#build.tables;
-    const owners = new Set([...tables, ...partitioned].map(quoteTable));
-    if (sessions !== undefined) {
-      await syncSequences({ ...sessions, tables: owners });
-      return;
-    }
+  async #syncSequences(when: 'now' | 'at the end' = 'now'): Promise<void> {
     await using both = await this.#openBoth('sequences');
     this.#deps.failpoints.hit('sequences.before');
-    await syncSequences({ ...both, tables: owners });
+    await bringSequences(this.#deps, both, this.#build, when);
     this.#deps.failpoints.hit('sequences.after');
   }
 

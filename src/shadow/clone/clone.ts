@@ -23,7 +23,12 @@ import { refuseReplacedSource, registerShadow } from './register.ts';
  */
 export async function clone(deps: CloneDeps, options: CloneOptions): Promise<void> {
   const { shadow, tables } = await begin(deps, options);
-  const state: CloneState = { isInStep: false, wasInStep: false, epoch: undefined };
+  const state: CloneState = {
+    isInStep: false,
+    wasInStep: false,
+    epoch: undefined,
+    toldSequences: new Set(),
+  };
   /** Until when lost connections are mended; a shadow that was never in step leaves that to a second run. */
   let recoverUntilMs: number | undefined;
   for (;;) {

@@ -39,14 +39,14 @@ export async function watchUnstreamed(
   deps: CloneDeps & {
     readonly both: Both;
     readonly shadowId: string;
-    readonly syncSequences: (both: Both) => Promise<void>;
+    readonly syncSequences: () => Promise<void>;
   },
   signal: AbortSignal,
 ): Promise<void> {
   const { both, shadowId, clock } = deps;
   const lookAtLargeObjects = createLargeObjectWatch({ ...deps, ...both, shadowId });
   for (;;) {
-    await deps.syncSequences(both);
+    await deps.syncSequences();
     await lookAtLargeObjects();
     await clock.sleep(WATCH_MS, signal);
   }
