@@ -155,7 +155,7 @@ const CATALOG = {
   },
   TABLE_CHANGED: {
     onError: 'halt',
-    hint: 'Make the same change on the target and `understudy resume` it, or `understudy reseed` it.',
+    hint: 'Make the same change on the target and `understudy resume` it, or `understudy reseed` it; if its first copy was not over, `understudy drop` and `clone` again.',
   },
   ROW_INCOMPLETE: {
     onError: 'halt',

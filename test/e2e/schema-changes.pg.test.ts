@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { expect, test, vi } from 'vitest';
 
-import type { Session } from '#src/db/postgres/connection/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { parseLines, runCommand, startCommand, urlOf } from '#test/command.ts';
 import { createTestDatabase } from '#test/postgres.ts';
 
@@ -13,7 +13,7 @@ vi.setConfig({ testTimeout: 180_000 });
 
 const SCHEMA = `
   CREATE TABLE public.orders (id int PRIMARY KEY, note text);
-  CREATE TABLE public.other (id int PRIMARY KEY);
+  CREATE TABLE public.other (id int PRIMARY KEY, gone text);
   CREATE TABLE public.log (day int, id int, PRIMARY KEY (day, id)) PARTITION BY LIST (day);
   CREATE TABLE public.log1 PARTITION OF public.log FOR VALUES IN (1);
   INSERT INTO public.orders SELECT g, 'zqrow' FROM generate_series(1, 100) g`;
@@ -108,6 +108,38 @@ test('event triggers come with the clone, tell of changes, and go with the shado
     expect(dropped.stdout).toContain('event trigger');
     expect((await clone.ended).code).toBe(0);
     expect(await ours(source.session)).toEqual([]);
+  } finally {
+    rmSync(spool, { recursive: true });
+  }
+});
+
+test('a column that comes while the slot waits is copied with its values (trap 3)', async () => {
+  // The copy used to take the columns of before, and nothing ever brought the new one's values.
+  await using source = await createTestDatabase(17, SCHEMA);
+  await using target = await createTestDatabase(18);
+  const spool = mkdtempSync(join(tmpdir(), 'understudy-test-'));
+  const urls = ['--source', urlOf(source.endpoint), '--target', urlOf(target.endpoint)];
+  try {
+    await using older = await openSession(source.endpoint, { applicationName: 'older' });
+    await older.query('BEGIN; SELECT pg_current_xact_id()');
+    const args = ['clone', ...urls, '--follow', '--spool', spool, '--json'];
+    await using clone = startCommand([...args, '--exclude-column', 'public.other.gone']);
+    await clone.waitFor('the slot waits for an older transaction');
+    await source.session
+      .query(`ALTER TABLE public.orders ADD state text; UPDATE public.orders SET state = 'zqrow';
+      ALTER TABLE public.other ADD seen text`);
+    await older.query('COMMIT');
+    await clone.waitFor(/was changed or dropped on the source before .*the tables are read again/);
+    await clone.waitFor('"phase":"following"');
+    await source.session.query(`INSERT INTO public.orders VALUES (101, 'zqrow', 'zqrow 2');
+      INSERT INTO public.other (id, seen) VALUES (1, 'zqrow')`);
+    const verified = await runCommand(['verify', ...urls, '--json']);
+    expect([verified.code, verified.stderr]).toEqual([0, '']);
+    expect(parseLines(verified.stdout).at(-1)).toMatchObject({ differences: 0, unverified: [] });
+    expect(await target.session.query('SELECT DISTINCT state FROM public.orders')).toHaveLength(2);
+    expect(await target.session.query('SELECT seen FROM public.other')).toEqual([
+      { seen: 'zqrow' },
+    ]);
   } finally {
     rmSync(spool, { recursive: true });
   }

@@ -10,6 +10,7 @@ import { readShadows, type ShadowRecord, stopShadow } from '#src/shadow/ledger.t
 
 import { buildShadow, type CloneState } from './build.ts';
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
+import { isUnbound, recordDataset } from './dataset.ts';
 import { refuseReplacedSource, registerShadow } from './register.ts';
 
 /**
@@ -22,7 +23,8 @@ import { refuseReplacedSource, registerShadow } from './register.ts';
  * `signal.reason`. What only an operator can mend is also noted in the ledger.
  */
 export async function clone(deps: CloneDeps, options: CloneOptions): Promise<void> {
-  const { shadow, tables } = await begin(deps, options);
+  let known = await begin(deps, options);
+  let rereads = 0;
   const state: CloneState = {
     isInStep: false,
     wasInStep: false,
@@ -33,19 +35,25 @@ export async function clone(deps: CloneDeps, options: CloneOptions): Promise<voi
   let recoverUntilMs: number | undefined;
   for (;;) {
     try {
-      await attempt(deps, options, { shadow, tables, state });
+      await attempt(deps, options, { ...known, state });
       return;
     } catch (error) {
       deps.signal.throwIfAborted();
+      if (rereads < REREADS_MAX && (await isChangedEarly(options, known.shadow, error))) {
+        rereads += 1;
+        const message = `${describe(error)}; the tables are read again`;
+        deps.report({ type: 'notice', level: 'warn', message });
+        known = await begin(deps, options);
+        continue;
+      }
       const now = deps.clock.now();
       if (state.isInStep) recoverUntilMs = now + RECOVER_MS;
       state.isInStep = false;
       if (recoverUntilMs === undefined || now > recoverUntilMs || !isTransient(error)) {
-        await noteStop(options, shadow, error);
+        await noteStop(options, known.shadow, error);
         throw error;
       }
-      const message = error instanceof Error ? error.message : 'a connection was lost';
-      deps.report({ type: 'notice', level: 'warn', message: `${message}; trying again` });
+      deps.report({ type: 'notice', level: 'warn', message: `${describe(error)}; trying again` });
       await deps.clock.sleep(RETRY_MS, deps.signal);
     }
   }
@@ -54,6 +62,29 @@ export async function clone(deps: CloneDeps, options: CloneOptions): Promise<voi
 /** How long a shadow that was in step waits for a server that is gone. */
 const RECOVER_MS = 5 * 60_000;
 const RETRY_MS = 1_000;
+/** Each costs a slot; a production whose tables change all the time is better cloned when they do not. */
+const REREADS_MAX = 5;
+
+function describe(error: unknown): string {
+  return error instanceof Error ? error.message : 'a connection was lost';
+}
+
+/** Whether production changed a table before anything was made from what it was. */
+async function isChangedEarly(
+  options: CloneOptions,
+  { shadowId }: ShadowRecord,
+  error: unknown,
+): Promise<boolean> {
+  if (!(error instanceof OperatorError) || error.code !== 'TABLE_CHANGED') return false;
+  try {
+    await using target = await openSession(options.target, { applicationName: 'understudy clone' });
+    const shadow = (await readShadows(target)).find((one) => one.shadowId === shadowId);
+    return shadow !== undefined && (await isUnbound(target, shadow));
+  } catch {
+    // The failure itself is thrown then.
+    return false;
+  }
+}
 
 /** Check, and find or make the shadow's row in the ledger. */
 async function begin(deps: CloneDeps, options: CloneOptions) {
@@ -100,12 +131,15 @@ async function attempt(
   state.epoch = epoch;
   deps.failpoints.hit('clone.afterLease');
   // Only now: an earlier attempt, or another runner until this moment, has gone on with it.
-  const shadow = (await readShadows(control)).find((one) => one.shadowId === shadowId);
-  if (shadow === undefined) {
+  const found = (await readShadows(control)).find((one) => one.shadowId === shadowId);
+  if (found === undefined) {
     throw new OperatorError('SHADOW_MISSING', `shadow ${shadowId} was dropped`);
   }
   // Before anything is made, ended or dropped on the source that is the original's.
-  if (shadow.isFollowed) await requireOriginalTarget(control, shadowId);
+  if (found.isFollowed) await requireOriginalTarget(control, shadowId);
+  const shadow = (await isUnbound(control, found))
+    ? await recordDataset(control, found, known.tables.tables)
+    : found;
   await buildShadow(deps, options, { ...known, shadow, control, epoch });
 }
 

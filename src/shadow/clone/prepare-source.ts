@@ -1,5 +1,5 @@
 import type { Table } from '#src/core/table.ts';
-import type { PartitionedTable } from '#src/db/postgres/catalog/catalog.ts';
+import { type PartitionedTable, readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { dropSlot } from '#src/db/postgres/replication/slot.ts';
 import { assert } from '#src/lib/assert.ts';
@@ -22,6 +22,7 @@ import {
 } from '#src/shadow/publication.ts';
 
 import type { CloneDeps, CloneOptions } from './clone-options.ts';
+import { requireUnchanged } from './dataset.ts';
 import { takeSlot } from './take-snapshot.ts';
 
 const DROP_DEADLINE_MS = 10_000;
@@ -29,6 +30,8 @@ const DROP_DEADLINE_MS = 10_000;
 /**
  * Event triggers if asked for, the first version of every table, publication (trap 3), then the slot and its snapshot; each as far as it is not on record. Returns
  * the snapshot if it was made now; that of an earlier run is adopted by the copy.
+ *
+ * Throws TABLE_CHANGED, before the slot is on record, when the tables are not as they were read.
  */
 export async function prepareSource(run: {
   readonly deps: CloneDeps;
@@ -69,6 +72,15 @@ export async function prepareSource(run: {
   deps.failpoints.hit('clone.beforeSlot');
   const slot = await takeSlot({ ...deps, source, shadowId, name: slotName, temporary: false });
   deps.failpoints.hit('clone.afterSlot');
+  try {
+    // The slot may have waited for minutes, in which production went on changing its tables.
+    requireUnchanged(run.tables, await readTables(session, shadow.selection));
+  } catch (error) {
+    await slot[Symbol.asyncDispose]();
+    // If nobody starts again, it would keep production's WAL for nothing.
+    await dropSlot(session, slotName, DROP_DEADLINE_MS);
+    throw error;
+  }
   const held = await holdGeneration(
     { ...deps, source, target: ledger, shadowId },
     {

@@ -207,6 +207,8 @@ test.each([
   ['names that were swapped', 'ALTER TABLE public.a RENAME TO c; ALTER TABLE public.b RENAME TO a'],
   ['a renamed column', 'ALTER TABLE public.a RENAME COLUMN v TO w'],
   ['a dropped table', 'DROP TABLE public.a'],
+  ['a column that came before the snapshot', 'ALTER TABLE public.a ADD c text'],
+  ['a column of another type', 'ALTER TABLE public.a ALTER v TYPE varchar'],
 ])('%s stops the copy', async (_name, sql) => {
   await using pair = await createPair();
   const { source, job } = pair;

@@ -69,7 +69,7 @@ export async function copyPart(pair: CopyPair, job: PartJob): Promise<Counts> {
 async function beginSource(source: WireConnection, job: PartJob): Promise<void> {
   const { table, held } = job;
   const results = await importSnapshot(source, job);
-  const [snapshot, fileThen, fileNow, names] = results.at(-1)?.rows[0] ?? [];
+  const [snapshot, fileThen, fileNow, names, columnsThen] = results.at(-1)?.rows[0] ?? [];
   if (snapshot !== held.snapshot) {
     throw new OperatorError(
       'SNAPSHOT_LOST',
@@ -85,6 +85,14 @@ async function beginSource(source: WireConnection, job: PartJob): Promise<void> 
   // Trap 2: the snapshot's rows are in the file that the snapshot knows, and COPY reads today's file.
   if (fileNow === null || fileThen !== fileNow) {
     throw new OperatorError('TABLE_REWRITTEN', `${nameOf(table)} was rewritten or truncated`);
+  }
+  // What the snapshot has beyond our list is not in the stream either, which begins behind it.
+  const recorded = columns.map((column) => [column.name, column.typeOid]);
+  if (JSON.stringify(JSON.parse(columnsThen ?? '[]')) !== JSON.stringify(recorded)) {
+    throw new OperatorError(
+      'TABLE_CHANGED',
+      `${nameOf(table)} had other columns when its copy's snapshot was taken than it has on record`,
+    );
   }
 }
 
@@ -116,17 +124,21 @@ async function importSnapshot(
 }
 
 /**
- * pg_class is read as of the snapshot; pg_relation_filenode and pg_identify_object_as_address answer as of
+ * pg_class and pg_attribute are read as of the snapshot; pg_relation_filenode and pg_identify_object_as_address answer as of
  * now. The latter also tells that each name still means the attribute number that it did.
  */
 function checkSql(table: Table): string {
   const attnums = [0, ...copiedColumns(table).map((column) => column.attnum)].join(',');
+  const excluded = table.excludedColumns.map((name) => `AND attname <> ${quoteLiteral(name)}`);
   return `SELECT pg_current_snapshot()::text,
       (SELECT relfilenode FROM pg_class WHERE oid = ${table.oid})::text,
       pg_relation_filenode(${table.oid})::text,
       (SELECT json_agg(address.object_names ORDER BY u.position)
          FROM unnest('{${attnums}}'::integer[]) WITH ORDINALITY AS u (attnum, position),
-              pg_identify_object_as_address(1259, ${table.oid}, u.attnum) AS address)::text`;
+              pg_identify_object_as_address(1259, ${table.oid}, u.attnum) AS address)::text,
+      (SELECT json_agg(json_build_array(attname, atttypid::bigint) ORDER BY attnum) FROM pg_attribute
+        WHERE attrelid = ${table.oid} AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+              ${excluded.join(' ')})::text`;
 }
 
 /** Begin the target's transaction. Undefined, or the counts of a part that turns out to be copied. */
