@@ -354,14 +354,17 @@ function parseStop(row: Row): RelationRecord['stop'] {
   };
 }
 
-/** What a publication carries of its tables, by oid: it is to stay so. */
+/**
+ * What a publication carries of its tables, by oid: it is to stay so. A snapshot that a copy is bound to is
+ * of no use when it was otherwise before: the stream need not have the changes since.
+ */
 export async function recordPublished(
   target: Session,
   shadowId: string,
   parts: ReadonlyMap<number, string>,
 ): Promise<void> {
   await target.execute(
-    `UPDATE understudy.relation r SET published = p.part
+    `UPDATE understudy.relation r SET published = p.part, generation = 0
        FROM unnest($2::int8[], $3::text[]) AS p (oid, part)
       WHERE r.shadow_id = $1 AND r.source_oid = p.oid AND r.published <> p.part`,
     [shadowId, [...parts.keys()].map(String), [...parts.values()]],

@@ -12,6 +12,7 @@ import type { Failpoints } from '#src/lib/failpoint.ts';
 
 import {
   readRelations,
+  readSnapshots,
   recordCopied,
   type RecordedRelation,
   recordRestart,
@@ -39,6 +40,7 @@ export type TablesDeps = RetryDeps & {
   readonly shadowId: string;
   readonly tables: readonly Table[];
   readonly isFollowed: boolean;
+  readonly isInLane?: boolean;
   /** Start every table again, from a new snapshot. */
   readonly mustStartOver: boolean;
   readonly jobs: number;
@@ -63,7 +65,9 @@ export async function beginTables(deps: TablesDeps): Promise<readonly BegunTable
   if (unfinished.length > 0 && !deps.mustStartOver) {
     const wanted = new Set(unfinished.map(({ relation }) => relation?.generation));
     const newest = Math.max(0, ...[...relations.values()].map((one) => one.generation));
-    await generations.adopt(({ generation }) => wanted.has(generation) || generation > newest);
+    await generations.adopt(
+      ({ generation }) => wanted.has(generation) || (deps.isInLane !== true && generation > newest),
+    );
   }
   if (deps.mustStartOver || (!deps.isFollowed && !canShareSnapshot(deps, known))) {
     return beginAllAgain(deps, known);
@@ -71,21 +75,31 @@ export async function beginTables(deps: TablesDeps): Promise<readonly BegunTable
   for (const { table, relation } of known) {
     if (relation?.state === 'copied') showTable(deps, table, relation);
   }
+  const tooOld = await readTooOld(deps);
   const fresh = unfinished.filter(({ relation }) => relation?.cut === undefined);
   const begun: BegunTable[] = await beginFresh(
     deps,
     fresh.map(({ table }) => table),
+    tooOld,
   );
   for (const { table, relation } of unfinished) {
     if (relation?.cut === undefined) continue;
     const held = generations.get(relation.generation);
     const next =
       held === undefined
-        ? await beginAgain(deps, table, relation.generation)
+        ? await beginAgain(deps, table, Math.max(tooOld, relation.generation))
         : await goOn(deps, { table, held, restarts: 0 }, relation);
     if (next !== undefined) begun.push(next);
   }
   return begun;
+}
+
+/** The newest generation that a table which is bound to none may not have. */
+async function readTooOld(deps: TablesDeps): Promise<number> {
+  // The clone publishes its tables before it has a slot, thus before any snapshot.
+  if (deps.isInLane !== true) return 0;
+  const recorded = await deps.onLedger(async (target) => readSnapshots(target, deps.shadowId));
+  return Math.max(0, ...recorded.map(({ generation }) => generation));
 }
 
 type Known = { readonly table: Table; readonly relation: RecordedRelation | undefined };
@@ -127,12 +141,16 @@ export async function restartTable(deps: TablesDeps, run: TableRun): Promise<rea
   return again.parts;
 }
 
-async function beginFresh(deps: TablesDeps, tables: readonly Table[]): Promise<BegunTable[]> {
+async function beginFresh(
+  deps: TablesDeps,
+  tables: readonly Table[],
+  tooOld: number,
+): Promise<BegunTable[]> {
   if (tables.length === 0) return [];
   const sizes = await readSizes(deps, tables);
   const totalBytes = [...sizes.values()].reduce((sum, size) => sum + size.sourceBytes, 0);
   const partBytes = deps.partBytes ?? choosePartBytes(totalBytes, deps.jobs);
-  const held = await deps.generations.newerThan(0);
+  const held = await deps.generations.newerThan(tooOld);
   const started = tables.map((table) => ({
     table,
     cut: cutTable(sizes.get(table.oid) ?? { pages: 0, sourceBytes: 0 }, partBytes),

@@ -35,6 +35,12 @@ export type CopyOptions = {
   readonly tables: readonly Table[];
   /** Whether changes since each table's `start_lsn` will be applied; else all tables share one snapshot. */
   readonly isFollowed: boolean;
+  /**
+   * Whether the tables were put into the publication while the stream ran. A snapshot that an earlier attempt
+   * took may be older than that, and what was written in between is in neither; so it is of use only to
+   * tables that are bound to it.
+   */
+  readonly isInLane?: boolean;
   /** Connections to each side that copy at the same time. */
   readonly jobs: number;
   /** Made by this process (`holdGeneration`). What earlier runs left is adopted without being named. */

@@ -68,14 +68,15 @@ export async function enterLane(writer: Writer, shape: TableShape): Promise<bool
  */
 export async function enterReseed(writer: Writer, shape: TableShape): Promise<boolean> {
   return asRunner(writer, async () => {
-    // With a cut that belongs to a snapshot which is gone, the copy starts it again.
+    // With a cut that belongs to no snapshot, the copy starts it again. One that an earlier copy left alive
+    // would not do: the spool need not have the changes since.
     const touched = await writer.target.execute(
       `INSERT INTO understudy.relation AS r
               (shadow_id, source_oid, schema_name, table_name, columns, key_columns, state, is_in_lane,
                part_pages)
        VALUES ($1, $2, $3, $4, $5::jsonb, $6, 'copying', true, 1)
        ON CONFLICT (shadow_id, source_oid) DO UPDATE
-          SET state = 'copying', is_in_lane = true, schema_name = excluded.schema_name,
+          SET state = 'copying', is_in_lane = true, generation = 0, schema_name = excluded.schema_name,
               table_name = excluded.table_name, columns = excluded.columns,
               key_columns = excluded.key_columns, part_pages = coalesce(r.part_pages, 1)
         WHERE r.state = 'stopped'`,

@@ -66,6 +66,7 @@ export async function reseedTables(
     shadowId,
     tables,
     isFollowed: true,
+    isInLane: true,
     held: [],
     signal,
     takeSnapshot: async () => {
