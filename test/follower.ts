@@ -235,15 +235,27 @@ async function timeout(ms: number, events: readonly ProgressEvent[]): Promise<ne
 
 /** How many transactions the source has sent before they committed. */
 export async function streamedTransactions(pair: FollowedPair): Promise<number> {
+  return streamStatistic(pair, 'stream_txns');
+}
+
+/** How much of such transactions it has decoded by now. */
+export async function streamedBytes(pair: FollowedPair): Promise<number> {
+  return streamStatistic(pair, 'stream_bytes');
+}
+
+async function streamStatistic(
+  pair: FollowedPair,
+  name: 'stream_txns' | 'stream_bytes',
+): Promise<number> {
   // By another session: one in a transaction always sees the same statistics.
   await using session = await openSession(pair.source.endpoint, {
     applicationName: 'understudy test',
   });
   const [row] = await session.query(
-    'SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = $1',
+    `SELECT ${name} FROM pg_stat_replication_slots WHERE slot_name = $1`,
     [pair.shadow.slotName ?? ''],
   );
-  return Number(row?.['stream_txns'] ?? 0);
+  return Number(row?.[name] ?? 0);
 }
 
 /** Backends of ours that were ended, by their application_name without the shadow's id. */

@@ -108,15 +108,29 @@ const CHANGED_CHILDREN_SQL = `
                     WHERE x.indrelid = c.oid AND pg_catalog.age(x.xmin) <= 0)`;
 
 /**
+ * The xid under which this subtransaction's records are in the WAL, once it has written one. No function
+ * tells it, but each subtransaction that has an xid holds a lock on it; the youngest is the innermost.
+ */
+const OWN_XID_SQL = `
+    SELECT l.transactionid::text::int8 INTO own_xid
+      FROM pg_catalog.pg_locks l
+     WHERE l.locktype = 'transactionid' AND l.pid = pg_catalog.pg_backend_pid()
+       AND l.mode = 'ExclusiveLock'
+     ORDER BY pg_catalog.age(l.transactionid) LIMIT 1`;
+
+/**
  * The function behind all three triggers. Runs as its owner with a fixed search_path, since whoever runs
  * DDL may have no rights at all; reads catalogs only, takes no lock that the command has not.
  *
  * Whatever fails is caught, a cancellation included, and said by a message without details: the reader
  * then knows that it has to look for itself. The empty message after the payload keeps it ahead of the
- * next row (trap 9).
+ * next row (trap 9). The one before it gives this block, which is a subtransaction, its xid: the payload
+ * names it, since pgoutput sends every message with the xid of the whole transaction, and one that was
+ * streamed before a ROLLBACK TO SAVEPOINT could not be told from what was committed (trap 17).
  */
 function captureFunctionSql(shadowId: string, name: string): string {
   const head = `'version', 1, 'shadow', ${quoteLiteral(shadowId)}`;
+  const described = `${head}, 'xid', own_xid`;
   return `
 CREATE OR REPLACE FUNCTION ${name}() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET jit = off
@@ -131,6 +145,7 @@ DECLARE
   page json;
   pages integer := 0;
   has_index boolean;
+  own_xid int8;
 BEGIN
   IF tg_event = 'ddl_command_end' THEN
     SELECT pg_catalog.json_agg(pg_catalog.json_build_object('tag', k.tag, 'type', k.type,
@@ -169,6 +184,8 @@ BEGIN
        AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't';
     IF shaped IS NULL THEN RETURN; END IF;
   END IF;
+  ${emit(`''`)};
+  ${OWN_XID_SQL};
   FOR page IN
     SELECT pg_catalog.json_agg(s.shape ORDER BY s.position)
       FROM (SELECT ${SHAPE_OF_C} AS shape, pg_catalog.row_number() OVER (ORDER BY c.oid) AS position
@@ -176,13 +193,13 @@ BEGIN
              WHERE c.oid = ANY (shaped) AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't') AS s
      GROUP BY (s.position - 1) / ${RELATIONS_MAX} ORDER BY min(s.position)
   LOOP
-    ${emit(`pg_catalog.json_build_object(${head}, 'event', tg_event, 'tag', tg_tag,
+    ${emit(`pg_catalog.json_build_object(${described}, 'event', tg_event, 'tag', tg_tag,
       'objects', CASE WHEN pages = 0 THEN objects END, 'dropped', CASE WHEN pages = 0 THEN dropped END,
       'rewritten', rewritten, 'relations', page)::text`)};
     pages := pages + 1;
   END LOOP;
   IF pages = 0 THEN
-    ${emit(`pg_catalog.json_build_object(${head}, 'event', tg_event, 'tag', tg_tag,
+    ${emit(`pg_catalog.json_build_object(${described}, 'event', tg_event, 'tag', tg_tag,
       'objects', objects, 'dropped', dropped)::text`)};
   END IF;
   ${emit(`''`)};

@@ -23,6 +23,8 @@ const ddlMessage = z.discriminatedUnion('event', [
   z.object({
     ...described,
     event: z.enum(['ddl_command_end', 'sql_drop', 'table_rewrite', 'look']),
+    /** The subtransaction that a trigger wrote it in, which pgoutput does not tell; a look has none. */
+    xid: z.number().optional(),
     /** What the command made or changed, with the table that it belongs to. */
     objects: list(
       z.object({ tag: z.string(), type: z.string(), identity: z.string(), table: z.number() }),

@@ -2,15 +2,24 @@ import { describe, expect, test } from 'vitest';
 
 import { installCapture } from '#src/shadow/ddl/capture.ts';
 import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
-import { differences, type FollowedPair, followPair } from '#test/follower.ts';
+import {
+  differences,
+  type FollowedPair,
+  followPair,
+  type FollowOptions,
+  streamedBytes,
+} from '#test/follower.ts';
 import { casesOf } from '#test/full.ts';
+import { until } from '#test/lane.ts';
 
 /** A pair whose source has the capture. */
 async function capturedPair(
   versions: Parameters<typeof followPair>[0],
   ddl: string,
+  options: FollowOptions = {},
 ): Promise<FollowedPair> {
   return followPair(versions, ddl, {
+    ...options,
     prepare: async (source) => {
       await installCapture(source.session, source.name.slice(-8));
       return {};
@@ -206,3 +215,37 @@ test('what is rolled back leaves nothing, a large transaction that streams inclu
   expect(await differences(pair, 'public.loose')).toEqual([]);
   expect(await stopped(pair)).toEqual({ plain: 'resume' });
 });
+
+const rows = (from: number) =>
+  `INSERT INTO public.plain SELECT g, repeat('zqrow', 50) FROM generate_series(${from}, ${from + 2999}) g`;
+
+test.for(casesOf<readonly [14 | 18, 18]>([14, 18], [18, 18]))(
+  'a command that was streamed before it was rolled back to a savepoint never was, from %i to %i (trap 17)',
+  async (versions) => {
+    await using pair = await capturedPair(versions, SCHEMA, { isStreamed: true });
+    const { session } = pair.source;
+    // The server sends a message with the transaction's own xid, whatever subtransaction it is of.
+    await session.query(`BEGIN; ${rows(1)}; SAVEPOINT s`);
+    await session.query(
+      `ALTER TABLE public.other ADD gone int; INSERT INTO public.other VALUES (9, 'sad', 9)`,
+    );
+    await session.query('ALTER TABLE public.plain ALTER a TYPE text USING upper(a)');
+    await session.query(
+      'SAVEPOINT inner_one; DROP TABLE public.part2; RELEASE SAVEPOINT inner_one',
+    );
+    const before = await streamedBytes(pair);
+    await session.query(`INSERT INTO public.loose SELECT g, g FROM generate_series(1, 20000) g`);
+    await until(async () => (await streamedBytes(pair)) > before + 1_000_000, 'it was streamed');
+    await session.query('ROLLBACK TO SAVEPOINT s; ALTER TABLE public.loose ADD kept int');
+    await session.query(`${rows(3001)}; COMMIT`);
+    await session.query(`INSERT INTO public.other VALUES (1, 'sad')`);
+    expect(await differences(pair, 'public.plain', 'public.other', 'public.part2')).toEqual([]);
+    expect(await stopped(pair)).toEqual({ loose: 'resume' });
+    for (const name of ['plain', 'other', 'part2'])
+      expect(await history(pair, name)).toHaveLength(1);
+    // The number of the column that never was is that of another now.
+    await session.query('ALTER TABLE public.other ADD gone int');
+    await pair.caughtUp();
+    expect(await stopped(pair)).toEqual({ loose: 'resume', other: 'resume' });
+  },
+);

@@ -156,10 +156,11 @@ export class ApplyLoop {
     }
   }
 
-  #logicalMessage({ bytes, body }: ContentMessage, commitLsn: Lsn): void {
+  #logicalMessage({ bytes, body, abortedXids }: ContentMessage, commitLsn: Lsn): void {
     const { prefix, content } = readLogicalMessage(bytes, body);
-    const handler = this.#deps.messages.get(prefix);
-    const effect = handler?.({ content, commitLsn, tables: this.#deps.tables.all });
+    const { messages, tables } = this.#deps;
+    const handler = messages.get(prefix);
+    const effect = handler?.({ content, commitLsn, abortedXids, tables: tables.all });
     if (effect !== undefined) this.#group.addEffect(effect);
   }
 

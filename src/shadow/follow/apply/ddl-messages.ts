@@ -48,7 +48,7 @@ type Noted = {
 export function ddlHandler(deps: DdlDeps): MessageHandler {
   const versions = new Versions(deps.latest);
   return (message) => {
-    const ddl = parseDdlMessage(message.content, deps.shadowId);
+    const ddl = readDdl(message, deps.shadowId);
     if (ddl === undefined) return undefined;
     if (ddl.event === 'failed') {
       deps.notice(
@@ -61,6 +61,17 @@ export function ddlHandler(deps: DdlDeps): MessageHandler {
       deps.onUnknown();
     return { statements: effects(deps, versions, message, ddl) };
   };
+}
+
+/** What a message says; undefined also for what was rolled back. */
+function readDdl(
+  { content, abortedXids }: LogicalMessage,
+  shadowId: string,
+): DdlMessage | undefined {
+  const ddl = parseDdlMessage(content, shadowId);
+  const wasRolledBack =
+    ddl !== undefined && 'xid' in ddl && ddl.xid !== undefined && abortedXids.has(ddl.xid);
+  return wasRolledBack ? undefined : ddl;
 }
 
 /** Whether production's UPDATE fails while the table is published (trap 7). */
@@ -244,8 +255,9 @@ function waitsForReseedSql(shadowId: string, oid: number): string {
  * and the end of the table, are in no shape. Throws TABLE_CHANGED, with `waitsFor` in `detail`.
  */
 export function laneDdlHandler(shadowId: string): MessageHandler {
-  return ({ content, tables }): MessageEffect | undefined => {
-    const ddl = parseDdlMessage(content, shadowId);
+  return (message): MessageEffect | undefined => {
+    const { tables } = message;
+    const ddl = readDdl(message, shadowId);
     if (ddl === undefined || ddl.event === 'failed') return undefined;
     const { rewritten, dropped } = ddl;
     const rewrite =

@@ -15,6 +15,8 @@ export type LogicalMessage = {
   readonly content: string;
   /** Of the transaction that holds it. */
   readonly commitLsn: Lsn;
+  /** Subtransactions that were rolled back after they had been streamed. The message may be of one of them. */
+  readonly abortedXids: ReadonlySet<number>;
   /** By source OID, stopped ones included. */
   readonly tables: ReadonlyMap<number, FollowedTable>;
 };

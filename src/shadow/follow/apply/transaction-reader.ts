@@ -23,7 +23,11 @@ export type ContentMessage = {
   readonly bytes: Buffer;
   readonly body: number;
   readonly end: number;
+  /** Subtransactions that were rolled back after they had been streamed; none, unless it is replayed. */
+  readonly abortedXids: ReadonlySet<number>;
 };
+
+const NONE: ReadonlySet<number> = new Set();
 
 /** Who takes the transactions. */
 export type TransactionSink = {
@@ -95,7 +99,13 @@ export class TransactionReader {
           await this.#streamCommit(readStreamCommit(bytes, at), signal);
           break;
         default:
-          this.#content({ tag, bytes, body: at + 1, end: offsets[2 * i + 1] ?? 0 });
+          this.#content({
+            tag,
+            bytes,
+            body: at + 1,
+            end: offsets[2 * i + 1] ?? 0,
+            abortedXids: NONE,
+          });
           if (this.#sink.isFull) await this.#sink.drain();
       }
     }
@@ -181,9 +191,10 @@ export class TransactionReader {
       const at = offsets[2 * i] ?? 0;
       const tag = bytes[at] ?? 0;
       if (tag === TAG.origin) continue; // It has no xid.
-      // Rolled back to a savepoint after it was streamed; a Relation is true all the same.
+      // Rolled back to a savepoint after it was streamed; a Relation is true all the same. A logical message
+      // always has the xid of the whole transaction: whoever reads it must know whose it is.
       if (tag !== TAG.relation && abortedXids.has(readXid(bytes, at))) continue;
-      this.#content({ tag, bytes, body: at + 5, end: offsets[2 * i + 1] ?? 0 });
+      this.#content({ tag, bytes, body: at + 5, end: offsets[2 * i + 1] ?? 0, abortedXids });
       if (this.#sink.isFull) await this.#sink.drain();
     }
   }
