@@ -16,7 +16,7 @@ import { withLock } from './compare-table.ts';
 import type { PreparedTable } from './comparison.ts';
 import { enterMoment, leaveMoment, type Moment } from './moment.ts';
 import { openPairs, type Pair } from './pair.ts';
-import { nameOf, prepare, type Prepared } from './prepare.ts';
+import { nameOf, prepare, settle, type Settled } from './prepare.ts';
 import { findUnfollowable, rejoin } from './rejoin.ts';
 import { repairTable, type RepairWires } from './repair-table.ts';
 import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
@@ -79,7 +79,8 @@ type Mending = {
 };
 
 async function mend({ options, found, pair, control }: Mending): Promise<number> {
-  const prepared = await prepare({ ...options, pair, control, isWithStopped: true });
+  const withStopped = { ...options, isWithStopped: true };
+  const prepared = await prepare({ ...withStopped, pair, control });
   await using wires = await openWires(options);
   let sequences: readonly SequenceValue[] = [];
   const moment = await enterMoment({
@@ -93,6 +94,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
     },
   });
   await using fence = moment.fence;
+  const settled = await settle(pair.target, prepared, withStopped);
   await Promise.all([
     join(wires.source, pair.source, 'READ ONLY'),
     join(wires.target, pair.target, 'READ WRITE'),
@@ -100,9 +102,9 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   // Neither triggers nor foreign keys: rows are as the source has them.
   await wires.target.query('SET LOCAL session_replication_role = replica');
   let rows = 0;
-  for (const table of await mendable(prepared, { options, pair, moment })) {
+  for (const table of await mendable(settled, { options, pair, moment })) {
     options.signal.throwIfAborted();
-    const isStopped = prepared.stopped.has(table.table.oid);
+    const isStopped = settled.stopped.has(table.table.oid);
     rows += await mendTable({ options, found, pair, wires, moment }, table, isStopped);
   }
   const mendedObjects = await mendLargeObjects(pair, wires.target, found.largeObjects.different);
@@ -121,7 +123,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
 
 /** All but the stopped tables that could not follow from the fence on: mended or not, they would be wrong soon. */
 async function mendable(
-  { tables, stopped }: Prepared,
+  { tables, stopped }: Settled,
   parts: Pick<Mending, 'options' | 'pair'> & { readonly moment: Moment },
 ): Promise<readonly PreparedTable[]> {
   const { options, pair, moment } = parts;

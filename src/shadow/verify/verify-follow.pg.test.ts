@@ -311,3 +311,31 @@ test('a table that has stopped is a difference, and follows again once it is rep
   await pair.caughtUp();
   expect(await verify(pair, { isFull: true })).toMatchObject({ differences: 0, tables: 4 });
 });
+
+test('a table that stops on the way to the fence is a difference, though nothing is marked (trap 19)', async () => {
+  await using pair = await followPair([18, 18], BANK);
+  await pair.source.session.query(`${ROWS} INSERT INTO public.history (account) VALUES (0)`);
+  expect(await verify(pair)).toMatchObject({ differences: 0 });
+  // The source will use this number for another row.
+  await pair.target.session.query(
+    'INSERT INTO public.history OVERRIDING SYSTEM VALUE VALUES (2, -5)',
+  );
+  await using writer = await openSession(pair.source.endpoint, { applicationName: 'batch job' });
+  await writer.query(`BEGIN; INSERT INTO public.history (account) SELECT generate_series(2, 9)`);
+  let committed: Promise<unknown> | undefined;
+  // It commits when tables are chosen and the follower is held, but before the fence.
+  const report: VerifyOptions['report'] = (event) => {
+    if (event.type !== 'notice' || !event.message.startsWith('the fence waits')) return;
+    committed ??= writer.query('COMMIT');
+  };
+  const verdict = await verify(pair, { report });
+  await committed;
+  expect(verdict).toMatchObject({ scope: 'incremental', differences: 1, tables: 3 });
+  expect(verdict.listed).toEqual([
+    {
+      kind: 'schema',
+      table: { schema: 'public', name: 'history' },
+      cause: 'has stopped following its source and was not compared',
+    },
+  ]);
+});

@@ -46,11 +46,14 @@ export async function readVerifiedChunks(
   return new Map(rows.map((row) => [Number(row['source_oid']), Number(row['chunks'])]));
 }
 
-/** Tables of the dataset that are not in sync with their source, by design (trap 19). */
+/** Why a table of the dataset is not in sync with its source, by design (trap 19). */
+export type Unsynced = 'stopped' | 'in a lane' | 'not copied';
+
+/** By OID, those that are not. */
 export async function readUnsynced(
   target: Session,
   shadowId: string,
-): Promise<ReadonlyMap<number, 'stopped' | 'in a lane' | 'not copied'>> {
+): Promise<ReadonlyMap<number, Unsynced>> {
   const rows = await target.query(
     `SELECT source_oid, state, is_in_lane FROM understudy.relation WHERE shadow_id = $1 AND state <> 'copied'`,
     [shadowId],

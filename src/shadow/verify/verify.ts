@@ -17,7 +17,7 @@ import { compareTable, type TableOutcome } from './compare-table.ts';
 import type { PreparedTable, TableComparison } from './comparison.ts';
 import { enterMoment, leaveMoment, type Moment, type MomentChoice } from './moment.ts';
 import { openPairs, type Pair } from './pair.ts';
-import { nameOf, prepare } from './prepare.ts';
+import { nameOf, prepare, settle } from './prepare.ts';
 import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
 import {
   finishVerification,
@@ -119,15 +119,8 @@ class Verification {
 
   async run(): Promise<Verdict> {
     const { shadowId } = this.#options;
-    const prepared = await prepare({
-      ...this.#options,
-      pair: this.#pair,
-      control: this.#control,
-      isWithStopped: false,
-    });
-    this.#stopped = prepared.stopped;
-    for (const difference of prepared.differences) this.#found.add(difference);
-    this.#unverified.push(...this.#options.leftOut, ...prepared.unverified);
+    const options = { ...this.#options, isWithStopped: false };
+    const prepared = await prepare({ ...options, pair: this.#pair, control: this.#control });
     let sequences: readonly SequenceValue[] = [];
     const fingerprint = await readFingerprint(this.#pair.source);
     const moment = await enterMoment({
@@ -147,8 +140,12 @@ class Verification {
       this.#found.add(difference);
     }
     await fence?.release();
+    const settled = await settle(this.#pair.target, prepared, options);
+    this.#stopped = settled.stopped;
+    for (const difference of settled.differences) this.#found.add(difference);
+    this.#unverified.push(...this.#options.leftOut, ...settled.unverified);
     const marks = shadowId === undefined ? NO_MARKS : await readMarks(this.#pair.target, shadowId);
-    const work = await this.#choose(prepared.tables, moment, marks);
+    const work = await this.#choose(settled.tables, moment, marks);
     this.#tables = work.length;
     const scope = work.some(({ chunks }) => chunks !== undefined) ? 'incremental' : 'full';
     const verificationId =
