@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
 import { applyFixes, check, named } from '#test/check.ts';
+import { followPair } from '#test/follower.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 
 /** One table for each refusal that a table can cause. */
@@ -166,4 +167,43 @@ test('an empty database is worth a warning', async () => {
   const result = await check({ source: source.endpoint, target: target.endpoint });
   expect(named(result, 'warn')).toEqual(['no-tables selection']);
   expect(result.isRefused).toBe(false);
+});
+
+test('a shadow that exists is not kept from going on by a table that it does not follow', async () => {
+  // One table without a key, made by production, and no restart, verify or resume was possible any more.
+  await using pair = await followPair(
+    [17, 18],
+    `CREATE TABLE public.steady (id int PRIMARY KEY, v text);
+     CREATE TABLE public.unkeyed (id int PRIMARY KEY, v text)`,
+  );
+  await pair.stop();
+  const { source, target } = pair;
+  const sides = { source: source.endpoint, target: target.endpoint };
+  await source.session.query(`CREATE TABLE public.scratch AS SELECT 1 AS a;
+    CREATE ACCESS METHOD odd_heap TYPE TABLE HANDLER heap_tableam_handler;
+    CREATE TABLE public.odd (id int PRIMARY KEY) USING odd_heap;
+    ALTER TABLE public.unkeyed DROP CONSTRAINT unkeyed_pkey`);
+  const unsuitable = [
+    'access-method table "public"."odd"',
+    'no-key table "public"."scratch"',
+    'no-key table "public"."unkeyed"',
+  ];
+  // Nothing is on the target yet: the tables would be put on record anew.
+  expect(named(await check(sides))).toEqual(unsuitable);
+  await target.session.query(
+    `INSERT INTO understudy.step (shadow_id, step, stage, kind, object, statement)
+     VALUES ($1, 1, 'index', 'INDEX', 'test', 'SELECT 1')`,
+    [pair.shadow.shadowId],
+  );
+  const resumed = await check(sides);
+  expect(named(resumed)).toEqual(unsuitable.slice(2));
+  expect(named(resumed, 'warn')).toEqual(unsuitable.slice(0, 2));
+  expect(resumed.findings.find(({ object }) => object.includes('scratch'))).toMatchObject({
+    cause: expect.stringContaining('the shadow goes on, and does not follow it'),
+    fix: { runOn: 'source' },
+  });
+  await target.session.query(
+    `UPDATE understudy.relation SET state = 'stopped' WHERE table_name = 'unkeyed'`,
+  );
+  expect(await check(sides)).toMatchObject({ isRefused: false });
 });

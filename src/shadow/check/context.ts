@@ -24,6 +24,8 @@ export type CheckContext = {
   readonly ages: TransactionAges;
   /** The shadow of this source and selection that the target has already. */
   readonly resumedShadowId: string | undefined;
+  /** The tables that it follows, when its definitions are on the target; see resumed.ts. */
+  readonly followedOids: ReadonlySet<number> | undefined;
   /** Else the one of this source and these tables with other filters. */
   readonly otherShadowId: string | undefined;
 };

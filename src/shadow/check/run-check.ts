@@ -11,6 +11,7 @@ import { checkEncoding } from './encoding.ts';
 import { checkFilters } from './filters.ts';
 import type { CheckResult, Finding, Severity } from './finding.ts';
 import { checkPublication } from './publication-proof.ts';
+import { asResumed, readFollowedOids, unfollowedObjects } from './resumed.ts';
 import { checkSchemaCarry } from './schema-carry.ts';
 import { checkSourceState } from './source-state.ts';
 import { checkTables } from './tables.ts';
@@ -40,14 +41,15 @@ const AGES: TransactionAges = { openSMax: 10, preparedSMax: 60 };
  */
 export async function runCheck(options: CheckOptions): Promise<CheckResult> {
   const context = await readContext(options);
-  const findings: Finding[] = [];
-  for (const group of GROUPS) findings.push(...(await group(context)));
-  if (canProvePublication(context, findings)) {
-    const refused = findings.filter(({ severity }) => severity === 'refuse');
-    findings.push(
-      ...(await checkPublication(context, new Set(refused.map(({ object }) => object)))),
-    );
+  const found: Finding[] = [];
+  for (const group of GROUPS) found.push(...(await group(context)));
+  const unfollowed = unfollowedObjects(context);
+  if (canProvePublication(context, found)) {
+    const refused = found.filter(({ severity }) => severity === 'refuse');
+    const skipped = [...refused.map(({ object }) => object), ...unfollowed];
+    found.push(...(await checkPublication(context, new Set(skipped))));
   }
+  const findings = found.map((one) => asResumed(one, context, unfollowed));
   return {
     findings: findings.toSorted((a, b) => ORDER[a.severity] - ORDER[b.severity]),
     isRefused: findings.some(({ severity }) => severity === 'refuse'),
@@ -83,8 +85,8 @@ async function readOwnShadows(
   target: Session,
   sourceServer: Server,
   selection: Selection,
-): Promise<Pick<CheckContext, 'resumedShadowId' | 'otherShadowId'>> {
-  const none = { resumedShadowId: undefined, otherShadowId: undefined };
+): Promise<Pick<CheckContext, 'resumedShadowId' | 'followedOids' | 'otherShadowId'>> {
+  const none = { resumedShadowId: undefined, followedOids: undefined, otherShadowId: undefined };
   const [ledger] = await target.query(`SELECT to_regclass('understudy.shadow') AS shadow`);
   if ((ledger?.['shadow'] ?? null) === null || sourceServer.systemId === undefined) return none;
   // Where the role may not ask for the system id here, clone does so over a replication connection.
@@ -95,7 +97,14 @@ async function readOwnShadows(
     [sourceServer.systemId ?? null, sourceServer.database.name, JSON.stringify(selection)],
   );
   const same = rows.find((row) => row['is_same'] === 't');
-  if (same !== undefined) return { ...none, resumedShadowId: same['shadow_id'] ?? undefined };
+  const resumedShadowId = same?.['shadow_id'] ?? undefined;
+  if (resumedShadowId !== undefined) {
+    return {
+      ...none,
+      resumedShadowId,
+      followedOids: await readFollowedOids(target, resumedShadowId),
+    };
+  }
   return { ...none, otherShadowId: rows[0]?.['shadow_id'] ?? undefined };
 }
 
