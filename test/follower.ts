@@ -34,6 +34,8 @@ export type FollowedPair = AsyncDisposable & {
   readonly stop: () => Promise<unknown>;
   /** Resolves when everything that the source has committed by now is applied; throws what ended following. */
   readonly caughtUp: () => Promise<void>;
+  /** End following with everything that belongs to it, do `meanwhile`, and follow again as a new run does. */
+  readonly again: (meanwhile?: () => Promise<void>) => Promise<FollowedPair>;
 };
 
 const CATCH_UP_MS = 60_000;
@@ -101,25 +103,62 @@ export async function followPair(
   const { stoppedSpoolBytesMax = registered.shadow.stoppedSpoolBytesMax } = options;
   const shadow = { ...registered.shadow, stoppedSpoolBytesMax };
 
-  const events: ProgressEvent[] = [];
-  const follower = owned.use(
-    await openFollower({
+  const follow = async (): Promise<FollowedPair> => {
+    const { segmentBytes } = options;
+    const following = await startFollowing({
       ...endpoints,
       shadow,
       epoch,
       spoolDirectory,
       jobs: 2,
-      ...(options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes }),
-      clock: systemClock,
-      log: recordingLogger(),
-      report: (event) => {
-        recordLine('events', event);
-        events.push(event);
+      ...(segmentBytes === undefined ? {} : { segmentBytes }),
+    });
+    const dispose = async (): Promise<void> => {
+      await following.stop();
+      await following.follower[Symbol.asyncDispose]();
+    };
+    return {
+      source,
+      target,
+      shadow,
+      ...following,
+      caughtUp: async () => catchUp(source, following.follower, following),
+      again: async (meanwhile) => {
+        await dispose();
+        await meanwhile?.();
+        return follow();
       },
-      failpoints: createFailpoints(undefined),
-      onFence: async () => undefined,
-    }),
-  );
+      [Symbol.asyncDispose]: dispose,
+    };
+  };
+  owned.defer(async () => {
+    const { originName } = shadow;
+    if (originName === undefined) return;
+    await dropOrigin(target.session, originName);
+  });
+  const pair = owned.use(await follow());
+  const resources = owned.move();
+  return { ...pair, [Symbol.asyncDispose]: async () => resources.disposeAsync() };
+}
+
+async function startFollowing(
+  options: Omit<
+    Parameters<typeof openFollower>[0],
+    'clock' | 'log' | 'report' | 'failpoints' | 'onFence'
+  >,
+): Promise<Pick<FollowedPair, 'follower' | 'events' | 'ended' | 'stop'>> {
+  const events: ProgressEvent[] = [];
+  const follower = await openFollower({
+    ...options,
+    clock: systemClock,
+    log: recordingLogger(),
+    report: (event) => {
+      recordLine('events', event);
+      events.push(event);
+    },
+    failpoints: createFailpoints(undefined),
+    onFence: async () => undefined,
+  });
   const aborting = new AbortController();
   const ended = supervise(
     [follower.spooling, follower.applying, follower.serving, follower.returning],
@@ -132,24 +171,7 @@ export async function followPair(
     aborting.abort();
     return ended;
   };
-  owned.defer(async () => {
-    await stop();
-    const { originName } = shadow;
-    if (originName === undefined) return;
-    await dropOrigin(target.session, originName);
-  });
-  const resources = owned.move();
-  return {
-    source,
-    target,
-    shadow,
-    follower,
-    events,
-    ended,
-    stop,
-    caughtUp: async () => catchUp(source, follower, { ended, events }),
-    [Symbol.asyncDispose]: async () => resources.disposeAsync(),
-  };
+  return { follower, events, ended, stop };
 }
 
 /** A backend whose connection was cut holds it until it notices. */

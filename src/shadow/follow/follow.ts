@@ -137,9 +137,7 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       `slot ${names.slotName} is at ${formatLsn(confirmed)}; target and spool end at ${formatLsn(known)}`,
     );
   }
-
-  // A new spool begins at the slot's creation; confirming that would move the slot backwards.
-  spool.writer.advance(known);
+  await beginAtSpoolEnd(deps, { target, spool, confirmed });
 
   const gate = new ApplyGate();
   const lookAtSchema = new Wake();
@@ -160,7 +158,6 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
     },
     known,
   );
-  await letGoBefore({ ...deps, target }, spool.startLsn);
   const records = await readRelationRecords(target, shadow.shadowId);
   const { publicationName, publicationOid } = names;
   const publication = new PublicationWatch({ name: publicationName, oid: publicationOid }, records);
@@ -181,7 +178,6 @@ export async function openFollower(deps: FollowDeps): Promise<Follower> {
       receiver,
       meter,
       floor,
-      known,
     }),
     lookAtSchema,
     applying: async (signal) =>
@@ -274,6 +270,30 @@ async function moveToTimeline(
   report({ type: 'notice', level: 'warn', message });
 }
 
+/**
+ * Make the end of the spool where receiving begins. The target may have more: the applier does not wait for
+ * the disk, so a power loss, or an fdatasync that fails, takes from the spool what is applied by then. The
+ * main loop passes over it when it comes again; a table that has stopped, or is on its way back, needs it.
+ * What was confirmed does not come again, so that such a table can only be copied (I12, trap 15).
+ */
+async function beginAtSpoolEnd(
+  deps: FollowDeps,
+  parts: { readonly target: Session; readonly spool: Spool; readonly confirmed: Lsn },
+): Promise<void> {
+  const { target, spool, confirmed } = parts;
+  const { writer, startLsn } = spool;
+  const begins = `the spool begins at ${formatLsn(startLsn)} now`;
+  await letGoBefore({ ...deps, target }, startLsn, begins);
+  // One that was made anew says nothing of its beginning, and confirming less would move the slot backwards.
+  writer.advance(startLsn);
+  const end = writer.appendedLsn;
+  if (confirmed <= end) return;
+  deps.log.warn({ end: formatLsn(end), confirmed: formatLsn(confirmed) }, 'the spool lost its end');
+  const lost = `the spool lost what came from ${formatLsn(end)} to ${formatLsn(confirmed)}`;
+  await letGoBefore({ ...deps, target }, confirmed, lost);
+  writer.advance(confirmed);
+}
+
 function spoolingTask(
   deps: FollowDeps,
   parts: {
@@ -285,7 +305,6 @@ function spoolingTask(
     readonly receiver: Receiver;
     readonly meter: LagMeter;
     readonly floor: SpoolFloor;
-    readonly known: Lsn;
   },
 ): Task {
   const shadow = { ...deps.shadow, ...parts.names };
@@ -293,7 +312,7 @@ function spoolingTask(
     try {
       await supervise(
         [
-          async (end) => parts.receiver.run(parts.known, SOURCE_GIVE_UP_MS, end),
+          async (end) => parts.receiver.run(SOURCE_GIVE_UP_MS, end),
           async (end) => monitor({ ...deps, ...parts, shadow }, end),
         ],
         signal,

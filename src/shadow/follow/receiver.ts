@@ -73,9 +73,10 @@ export class Receiver {
   #isReplyWanted = false;
   #receivedAtMs: number;
 
-  constructor(deps: ReceiverDeps, start: Lsn) {
+  /** `known`: the end of what the target and the spool have. */
+  constructor(deps: ReceiverDeps, known: Lsn) {
     this.#deps = deps;
-    this.#receivedLsn = start;
+    this.#receivedLsn = known;
     this.#receivedAtMs = deps.clock.now();
   }
 
@@ -89,18 +90,16 @@ export class Receiver {
   }
 
   /**
-   * Receive until aborted. A lost connection is made again, for `giveUpMs` at most. `start` is where to
-   * begin: all before it is on the target or in the spool.
+   * Receive from the end of the spool until aborted. A lost connection is made again, for `giveUpMs` at most.
    */
-  async run(start: Lsn, giveUpMs: number, signal: AbortSignal): Promise<void> {
-    const { clock, log, writer } = this.#deps;
+  async run(giveUpMs: number, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#deps;
     let retryMs = RETRY_FIRST_MS;
     // Since the first failure, not since it last worked: a process that slept for long tries again, too.
     let brokenAtMs: number | undefined;
     for (;;) {
-      const from = writer.appendedLsn > start ? writer.appendedLsn : start;
       try {
-        await this.#stream(from, signal, () => {
+        await this.#stream(signal, () => {
           retryMs = RETRY_FIRST_MS;
           brokenAtMs = undefined;
         });
@@ -132,13 +131,13 @@ export class Receiver {
     }
   }
 
-  async #stream(from: Lsn, signal: AbortSignal, onWorking: () => void): Promise<void> {
+  async #stream(signal: AbortSignal, onWorking: () => void): Promise<void> {
     const { writer, timeline, source, slot } = this.#deps;
     await using stream = await startReplication({
       endpoint: source,
       slot,
       publication: this.#deps.publication,
-      startLsn: from,
+      startLsn: writer.appendedLsn,
       binary: this.#deps.binary,
       applicationName: this.#deps.applicationName,
       systemId: this.#deps.systemId,

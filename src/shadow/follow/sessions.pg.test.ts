@@ -4,6 +4,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 
 import { describe, expect, test } from 'vitest';
 
+import { lsn } from '#src/core/lsn.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { startReplication } from '#src/db/postgres/replication/replication.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
@@ -196,7 +197,7 @@ test.each<readonly [TestVersion, TestVersion]>([
 test('a walsender that serves a lost connection of ours gives the slot back', async () => {
   await using pair = await followPair([18, 18], ITEM);
   const { session } = pair.source;
-  const { shadowId, slotName, publicationName, consistentLsn } = pair.shadow;
+  const { shadowId, slotName, publicationName } = pair.shadow;
   await pair.caughtUp();
   const stale = async (): Promise<AsyncDisposable | undefined> => {
     await endBackends(session, `understudy ${shadowId} receive`);
@@ -206,7 +207,7 @@ test('a walsender that serves a lost connection of ours gives the slot back', as
         endpoint: pair.source.endpoint,
         slot: slotName ?? '',
         publication: publicationName ?? '',
-        startLsn: consistentLsn!,
+        startLsn: lsn(0n),
         binary: true,
         applicationName: `understudy ${shadowId} receive`,
       }).catch(() => undefined),

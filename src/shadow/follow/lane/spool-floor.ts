@@ -1,4 +1,4 @@
-import { formatLsn, type Lsn, lsn } from '#src/core/lsn.ts';
+import { type Lsn, lsn } from '#src/core/lsn.ts';
 import type { Report } from '#src/core/progress.ts';
 import { quoteTable } from '#src/core/table.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
@@ -72,7 +72,7 @@ export async function keepForStopped(
   }
 }
 
-/** Tables whose changes a spool does not have from the beginning, such as one that was made anew. */
+/** Let go the tables whose changes the spool does not have from where they need them. */
 export async function letGoBefore(
   deps: {
     readonly target: Session;
@@ -80,6 +80,7 @@ export async function letGoBefore(
     readonly report: Report;
   },
   startLsn: Lsn,
+  why: string,
 ): Promise<void> {
   for (const record of await readRelationRecords(
     deps.target,
@@ -88,7 +89,7 @@ export async function letGoBefore(
   )) {
     const needed = neededAfter(record);
     if (needed === undefined || needed >= startLsn) continue;
-    await letGo(deps, record, `the spool begins at ${formatLsn(startLsn)} now`);
+    await letGo(deps, record, why);
   }
 }
 
