@@ -78,7 +78,9 @@ export async function enterReseed(writer: Writer, shape: TableShape): Promise<bo
        ON CONFLICT (shadow_id, source_oid) DO UPDATE
           SET state = 'copying', is_in_lane = true, generation = 0, schema_name = excluded.schema_name,
               table_name = excluded.table_name, columns = excluded.columns,
-              key_columns = excluded.key_columns, part_pages = coalesce(r.part_pages, 1)
+              key_columns = excluded.key_columns, part_pages = coalesce(r.part_pages, 1),
+              -- Of a copy that failed; of one that stopped it says what a resume has to skip.
+              start_lsn = CASE WHEN r.stop_lsn IS NOT NULL THEN r.start_lsn END
         WHERE r.state = 'stopped'`,
       shapeParameters(writer, shape),
     );

@@ -35,8 +35,9 @@ export class SpoolFloor {
 export function neededAfter(record: RelationRecord): Lsn | undefined {
   if (record.state === 'catching up') return record.appliedLsn;
   if (record.isSpooled) return record.stop?.lsn;
-  // A copy that is under way: from its snapshot on.
-  return record.isInLane ? record.startLsn : undefined;
+  // A copy that is under way: from its snapshot on. One that has none yet still says where it stopped.
+  const isBound = record.isInLane && record.stop?.lsn === undefined;
+  return isBound ? record.startLsn : undefined;
 }
 
 /**
