@@ -159,3 +159,33 @@ test('ordinary roles are enough: SELECT on the source, ownership and replica mod
   await target.session.query('DROP SCHEMA understudy CASCADE; TRUNCATE public.a');
   await expect(runCopy(job)).rejects.toMatchObject({ code: 'PRIVILEGE_MISSING' });
 });
+
+test.each([
+  [
+    'a RAISE, with whatever SQLSTATE',
+    `RAISE EXCEPTION 'bad email %', v USING ERRCODE = 'object_in_use'`,
+    '55006',
+  ],
+  ['a conversion to a name', 'PERFORM v::pg_catalog.regclass', '42P01'],
+] as const)(
+  'what a function behind a CHECK says of a row during the copy is not told: %s (trap 21)',
+  async (_, statement, sqlstate) => {
+    const table = 'CREATE TABLE public.t (id int PRIMARY KEY, v text)';
+    await using source = await createTestDatabase(
+      18,
+      `${table}; INSERT INTO public.t VALUES (1, 'zqrow')`,
+    );
+    await using target = await createTestDatabase(
+      18,
+      `CREATE FUNCTION public.fine(v text) RETURNS boolean LANGUAGE plpgsql AS
+         $$ BEGIN ${statement}; RETURN true; END $$;
+       ${table}; ALTER TABLE public.t ADD CHECK (public.fine(v))`,
+    );
+    const copied = runCopy({ source: source.endpoint, target: target.endpoint });
+    await expect(copied).rejects.toMatchObject({
+      message: expect.not.stringContaining('zqrow'),
+      detail: { sqlstate },
+    });
+    await expect(copied).rejects.toThrow(/COPY "public"."t".*SQLSTATE/);
+  },
+);

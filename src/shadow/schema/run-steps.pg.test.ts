@@ -91,6 +91,24 @@ test('a refused definition names the object, and a later run gets past it', asyn
   await runSteps(stepOptions(target));
 });
 
+test('what a function says of a row during a step is not told, only the object and the SQLSTATE (trap 21)', async () => {
+  const ddl = `
+    CREATE FUNCTION public.part(v text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+      $$ BEGIN IF v = 'zqrow bad' THEN RAISE EXCEPTION 'bad email %', v; END IF; RETURN v; END $$;
+    CREATE TABLE public.t (v text);
+    CREATE INDEX t_part ON public.t (public.part(v))`;
+  await using source = await createTestDatabase(18, ddl);
+  await using target = await createTestDatabase(18);
+  await restore(target, await readScript(source));
+  await target.session.query(`INSERT INTO public.t VALUES ('zqrow bad')`);
+  const refused: unknown = await runSteps(stepOptions(target)).catch((error: unknown) => error);
+  expect(refused).toMatchObject({
+    code: 'SCHEMA_RESTORE_FAILED',
+    message: expect.stringMatching(/public.t_part \(SQLSTATE P0001\)/),
+  });
+  expect(String(refused)).not.toContain('zqrow');
+});
+
 test('an abort ends what the server is doing', async () => {
   await using source = await createTestDatabase(18, SLOW_INDEX);
   await using target = await createTestDatabase(18);

@@ -50,6 +50,11 @@ export type ServerMessage = {
   readonly column: string | undefined;
   readonly dataType: string | undefined;
   readonly constraint: string | undefined;
+  /** The function of the server's source that reported it. */
+  readonly routine: string | undefined;
+  /** That there is a CONTEXT, and an internal query; what they say may hold row values. */
+  readonly hasContext: boolean;
+  readonly isOfInnerStatement: boolean;
 };
 
 /** https://www.postgresql.org/docs/current/protocol-error-fields.html */
@@ -68,6 +73,9 @@ export function decodeServerMessage(body: Body): ServerMessage {
     column: fields.get('c'),
     dataType: fields.get('d'),
     constraint: fields.get('n'),
+    routine: fields.get('R'),
+    hasContext: fields.has('W'),
+    isOfInnerStatement: fields.has('q'),
   };
 }
 

@@ -1,3 +1,4 @@
+import { safeMessage } from '#src/db/postgres/connection/safe-message.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { ServerMessage } from '#src/wire/postgres/backend.ts';
 
@@ -40,12 +41,10 @@ export class RefusedStatement extends Error {
       const what = `the target refused a row (SQLSTATE ${sqlstate}${where})`;
       return diverged(expectation.table, what, sqlstate);
     }
-    // Neither data nor constraint: the message names settings, locks or disks, never a row.
-    const isData = sqlstate.startsWith('22') || sqlstate.startsWith('23');
     const code = sqlstate.startsWith('57') ? 'CONNECTION_LOST' : 'STATEMENT_FAILED';
     return new OperatorError(
       code,
-      `the target refused an apply statement: ${isData ? `SQLSTATE ${sqlstate}` : this.server.message}`,
+      `the target refused an apply statement: ${safeMessage(this.server)}`,
       { detail: { sqlstate } },
     );
   }

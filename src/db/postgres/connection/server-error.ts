@@ -3,17 +3,26 @@ import { DatabaseError } from 'pg';
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
 import { type ErrorCode, OperatorError } from '#src/lib/errors.ts';
 
-/** What both kinds of connection know of a server's error: `pg`'s DatabaseError and our ServerMessage fit. */
-export type ServerError = {
-  readonly message: string;
-  /** The SQLSTATE. */
-  readonly code: string | undefined;
-  readonly severity: string | undefined;
-  readonly schema: string | undefined;
-  readonly table: string | undefined;
-  readonly column: string | undefined;
-  readonly constraint: string | undefined;
-};
+import { type ErrorText, safeMessage } from './safe-message.ts';
+
+/** What both kinds of connection know of a server's error; our ServerMessage is one. */
+export type ServerError = ErrorText & { readonly severity: string | undefined };
+
+/** That of `pg`. */
+export function driverError(error: DatabaseError): ServerError {
+  return {
+    message: error.message,
+    code: error.code,
+    severity: error.severity,
+    schema: error.schema,
+    table: error.table,
+    column: error.column,
+    constraint: error.constraint,
+    routine: error.routine,
+    hasContext: error.where !== undefined,
+    isOfInnerStatement: error.internalQuery !== undefined,
+  };
+}
 
 /** https://www.postgresql.org/docs/current/errcodes-appendix.html */
 const CONNECT_CODES: Readonly<Record<string, ErrorCode>> = {
@@ -40,7 +49,7 @@ const LOST_SQLSTATES = new Set([
 /** Why a connection could not be made, as an OperatorError. */
 export function connectionError(endpoint: Endpoint, cause: unknown): OperatorError {
   if (cause instanceof OperatorError) return cause;
-  if (cause instanceof DatabaseError) return refusalError(endpoint, cause);
+  if (cause instanceof DatabaseError) return refusalError(endpoint, driverError(cause));
   const where = describeEndpoint(endpoint);
   const reason = describeNetworkError(cause);
   if (networkCode(cause).startsWith('ERR_SSL')) {
@@ -70,8 +79,8 @@ export function lostError(endpoint: Endpoint, cause?: unknown): OperatorError {
 }
 
 /**
- * A refused statement as an OperatorError. The server's DETAIL and CONTEXT carry row values and are
- * left out (trap 21, I14); so is `cause`, which would bring them back into a log.
+ * A refused statement as an OperatorError. The server's DETAIL and CONTEXT carry row values and are left
+ * out (trap 21, I14), and so do many messages; so is `cause`, which would bring them back into a log.
  */
 export function statementError(endpoint: Endpoint, sql: string, error: ServerError): OperatorError {
   const sqlstate = error.code ?? '';
@@ -88,16 +97,6 @@ function statementCode(error: ServerError): ErrorCode {
   const isFatal = error.severity === 'FATAL' || error.severity === 'PANIC';
   if (isFatal || LOST_SQLSTATES.has(sqlstate)) return 'CONNECTION_LOST';
   return sqlstate === '42501' ? 'PRIVILEGE_MISSING' : 'STATEMENT_FAILED';
-}
-
-/** Data exceptions and constraint failures quote values in the primary message, so only their names are kept. */
-function safeMessage(error: ServerError): string {
-  const sqlstate = error.code ?? '';
-  if (!sqlstate.startsWith('22') && !sqlstate.startsWith('23')) return error.message;
-  const object = [error.schema, error.table, error.column, error.constraint]
-    .filter((name) => name !== undefined)
-    .join('.');
-  return `SQLSTATE ${sqlstate}${object === '' ? '' : ` on ${object}`}`;
 }
 
 /** The SQLSTATE of a failure that came from a server, or undefined. */

@@ -7,7 +7,7 @@ import type { Endpoint } from '#src/core/endpoint.ts';
 
 import { adoptSocket } from './adopted-socket.ts';
 import { ByteChannel } from './byte-channel.ts';
-import { lostError, statementError } from './server-error.ts';
+import { driverError, lostError, statementError } from './server-error.ts';
 import { PIN_LATE_SETTINGS } from './settings.ts';
 import { connectEndpoint } from './socket.ts';
 import { startUp, startupParameters } from './startup.ts';
@@ -103,7 +103,7 @@ function makeSession(parts: {
     try {
       return await client.query(sql, parameters.length === 0 ? undefined : [...parameters]);
     } catch (error) {
-      if (error instanceof DatabaseError) throw statementError(endpoint, sql, error);
+      if (error instanceof DatabaseError) throw statementError(endpoint, sql, driverError(error));
       throw lostError(endpoint, error);
     } finally {
       limit.abort();
