@@ -106,6 +106,7 @@ async function attempt(
   const applied = await readProgress(target, shadow.shadowId);
   meter.appliedLsn = applied;
   meter.applying(clock.now());
+  const { handOvers } = deps.gate;
   const tables = await readTables(target, shadow);
   await using reader = spool.reader(applied);
   const session = new ApplySession({
@@ -121,7 +122,7 @@ async function attempt(
       shadowId: shadow.shadowId,
       session,
       reader,
-      tables: new FollowedTables(tables),
+      tables: new FollowedTables(tables, () => deps.gate.handOvers !== handOvers),
       messages: await allHandlers(deps, said, target),
       gate: deps.gate,
       clock,

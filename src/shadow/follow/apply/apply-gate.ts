@@ -17,6 +17,7 @@ export class ApplyGate {
   #turn: Promise<void> = Promise.resolve();
   #limit: GateLimit = { kind: 'open' };
   #standing = newStanding();
+  #handOvers = 0;
   readonly #listeners = new Set<() => void>();
 
   /**
@@ -63,6 +64,16 @@ export class ApplyGate {
   /** The loop stands, with everything before committed. */
   stand(applied: Lsn): void {
     this.#standing.resolve(applied);
+  }
+
+  /** How many tables lanes have handed over to the loop. */
+  get handOvers(): number {
+    return this.#handOvers;
+  }
+
+  /** The loop, which stands, is to apply the changes of one more table. */
+  handedOver(): void {
+    this.#handOvers += 1;
   }
 
   /** Call `listener` at each change of the limit. */

@@ -83,7 +83,7 @@ export class ApplyLoop {
 
   /**
    * Apply until aborted, or until something stops it; whatever is not committed then is rolled back.
-   * Returns when the tables must be read again: a repair may have made a stopped one follow.
+   * Returns when the tables must be read again.
    */
   async run(signal: AbortSignal): Promise<void> {
     const { reader } = this.#deps;
@@ -218,12 +218,12 @@ export class ApplyLoop {
     // The verification at this fence may remove marks that were known to be there.
     this.#group.forgetMarks();
     // Everything before is committed and nothing after has begun, so a new loop loses nothing.
-    if ([...tables.all.values()].some(({ isStopped }) => isStopped)) throw new TablesOutdated();
+    if (tables.isOutdated) throw new TablesOutdated();
   }
 }
 
 /** Why a wait ended that nobody waits for any more; one for all, since making an error is not cheap. */
 const WOKEN = new Error('woken');
 
-/** A stopped table may have been repaired at the fence that is over. */
+/** See LoopTables. */
 class TablesOutdated extends Error {}

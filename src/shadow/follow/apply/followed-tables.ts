@@ -9,6 +9,8 @@ import { describeShapeChange, type FollowedTable } from './followed-table.ts';
 export type LoopTables = {
   /** By source OID, those included whose changes are skipped. */
   readonly all: ReadonlyMap<number, FollowedTable>;
+  /** Whether they must be read again, now that the loop has stood. */
+  readonly isOutdated: boolean;
   /**
    * The stream describes a table. Whether its changes are to be read by another shape from here on, so
    * that what was collected must be applied first.
@@ -25,9 +27,20 @@ export type LoopTables = {
 export class FollowedTables implements LoopTables {
   readonly all: ReadonlyMap<number, FollowedTable>;
   readonly #shapeChanges = new Map<number, string>();
+  readonly #hasHandOver: () => boolean;
 
-  constructor(tables: ReadonlyMap<number, FollowedTable>) {
+  /** `hasHandOver`: whether a lane has handed a table over since they were read. */
+  constructor(tables: ReadonlyMap<number, FollowedTable>, hasHandOver = (): boolean => false) {
     this.all = tables;
+    this.#hasHandOver = hasHandOver;
+  }
+
+  /**
+   * A stopped table may have been repaired at the fence that is over. One that was handed over may have come
+   * after these were read: a change of its schema, of which no row tells, would be taken for another's.
+   */
+  get isOutdated(): boolean {
+    return this.#hasHandOver() || [...this.all.values()].some(({ isStopped }) => isStopped);
   }
 
   relation(relation: Relation): boolean {

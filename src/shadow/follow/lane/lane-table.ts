@@ -20,6 +20,8 @@ import type { Relation, RelationColumn } from '#src/wire/postgres/pgoutput.ts';
  * another type, cannot be applied, and TABLE_CHANGED stops the table again at its first change.
  */
 export class LaneTable implements LoopTables {
+  /** What is on record of it does not change while the lane is under way. */
+  readonly isOutdated = false;
   readonly #parts: LaneTableParts;
   #relation: Relation | undefined;
   #table: FollowedTable | undefined;

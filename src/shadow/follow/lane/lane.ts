@@ -194,6 +194,7 @@ async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Prom
     const writer: Writer = { target, shadowId: shadow.shadowId, epoch };
     const isDone = await decided(handOver(writer, { ...record, ...table.shape }, at));
     if (!isDone) return true;
+    deps.gate.handedOver();
     failpoints.hit('lane.afterHandOver');
   } catch (error) {
     isInDoubt = error instanceof LeftInDoubt;
