@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import * as fc from 'fast-check';
 import { afterAll, expect, test, vi } from 'vitest';
 
+import { lsn } from '#src/core/lsn.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import { type SentTransaction, type SourceEvent, ScriptedTarget } from '#test/pgoutput-source.ts';
 import {
@@ -123,6 +124,29 @@ test('after a crash what was synced is there, nothing is torn, and writing goes 
     ),
     { numRuns: 40 },
   );
+});
+
+test('a trim leaves what says how far was confirmed, also while the next segment is not durable (trap 15)', async () => {
+  const source = play([]);
+  source.transaction([row(900)]);
+  source.keepalive();
+  const confirmed = source.events.length;
+  source.transaction([row(900)]);
+  source.transaction([row(1)]);
+  await using spool = await openTestSpool(scratch.newDirectory(), { segmentBytes: 1000 });
+  await appendAll(spool, source.events.slice(0, confirmed));
+  const durable = await spool.writer.sync();
+  expect(durable).toBeGreaterThan(source.committed[0]!.endLsn);
+  // The first ends the segment, the second begins the next one; both are applied at once.
+  await appendAll(spool, source.events.slice(confirmed));
+  await spool.writer.flush();
+  await spool.trim(lsn(source.committed[2]!.endLsn));
+  const crashed = await scratch.crash(spool.directory);
+  const last = await lastSegment(crashed);
+  expect(last.segment).toBeGreaterThan(1);
+  await truncate(last.path, 0);
+  await using reopened = await openTestSpool(crashed);
+  expect(reopened.durableLsn).toBeGreaterThanOrEqual(durable);
 });
 
 test('a file cut anywhere opens with the whole blocks before the cut', async () => {

@@ -32,7 +32,10 @@ export async function recoverSegments(segments: Segments): Promise<Recovered> {
       throw corruptError(segmentPath(directory, segment), scanned.end, 'its checksum is wrong');
     }
     if (isLast) await makeDurable(directory, segment, scanned.end);
-    if (scanned.end > 0) segments.written(segment, scanned.end);
+    if (scanned.end > 0) {
+      segments.written(segment, scanned.end);
+      segments.madeDurable(segment);
+    }
     sequence = scanned.sequence;
   }
   tracker.reset(Number.POSITIVE_INFINITY);

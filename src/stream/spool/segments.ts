@@ -25,6 +25,7 @@ export class Segments {
   readonly #readers = new Set<{ readonly segment: number }>();
   #bytes = 0;
   #last = FIRST_SEGMENT - 1;
+  #lastDurable = FIRST_SEGMENT - 1;
   #isTrimming = false;
 
   constructor(
@@ -80,6 +81,14 @@ export class Segments {
     this.changes.notify();
   }
 
+  /**
+   * Something of this segment is on disk for good, of every earlier one all. Trimming leaves the newest of
+   * these: after a power loss nothing else says how far the source was confirmed.
+   */
+  madeDurable(segment: number): void {
+    this.#lastDurable = segment;
+  }
+
   /** Keep what `reader.segment` names, and everything after it, until the reader is released. */
   hold(reader: { readonly segment: number }): Disposable {
     this.#readers.add(reader);
@@ -108,7 +117,7 @@ export class Segments {
     try {
       const readers = [...this.#readers].map((reader) => reader.segment);
       const needed = this.tracker.neededFrom(flushed);
-      const keepFrom = Math.min(this.#last, needed, ...readers);
+      const keepFrom = Math.min(this.#lastDurable, needed, ...readers);
       // Ascending, so that a crash leaves no gap.
       for (const segment of this.#writtenBytes.keys()) {
         if (segment >= keepFrom) break;

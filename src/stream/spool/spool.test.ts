@@ -240,7 +240,7 @@ test('a reader that is behind keeps its segment from being trimmed', async () =>
     blockBytes: 500,
   });
   await appendAll(spool, source.events);
-  await spool.writer.flush();
+  await spool.writer.sync();
   const end = lsn(source.committed.at(-1)!.endLsn);
   const reader = spool.reader(CREATED);
   await reader.tryRead();

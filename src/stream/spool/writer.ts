@@ -287,6 +287,7 @@ export class SpoolWriter {
       await file.handle.datasync();
       this.#durableBytes = bytes;
       this.#durableLsn = durableLsn;
+      if (bytes > 0) this.#segments.madeDurable(file.segment);
       this.#durable.advance(appended);
     } catch (error) {
       throw await this.#break(file, error);
