@@ -1,4 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
+import { noticeLostClient } from '#src/db/postgres/connection/lost-client.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 
 /** A session on each side; inside a moment both are in a transaction that reads that moment. */
@@ -21,13 +22,14 @@ export async function openPairs(
   count: number,
 ): Promise<AsyncDisposable & { readonly pairs: readonly Pair[] }> {
   await using opened = new AsyncDisposableStack();
-  const open = async (endpoint: Endpoint) =>
-    opened.use(
-      await openSession(endpoint, {
-        applicationName: 'understudy verify',
-        settings: READ_SETTINGS,
-      }),
+  const open = async (endpoint: Endpoint) => {
+    const applicationName = 'understudy verify';
+    const session = opened.use(
+      await openSession(endpoint, { applicationName, settings: READ_SETTINGS }),
     );
+    await noticeLostClient(session);
+    return session;
+  };
   const pairs: Pair[] = [];
   for (let index = 0; index < count; index += 1) {
     pairs.push({ source: await open(ends.source), target: await open(ends.target) });

@@ -1,5 +1,6 @@
 import { formatLsn } from '#src/core/lsn.ts';
 import { quoteLiteral, quoteTable, type TableName } from '#src/core/table.ts';
+import { noticeLostClient } from '#src/db/postgres/connection/lost-client.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import {
@@ -19,7 +20,12 @@ import { openPairs, type Pair } from './pair.ts';
 import { nameOf, prepare, settle, type Settled } from './prepare.ts';
 import { findUnfollowable, rejoin } from './rejoin.ts';
 import { repairTable, type RepairWires } from './repair-table.ts';
-import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
+import {
+  compareSequences,
+  readSequencesNow,
+  readSequenceValues,
+  type SequenceValue,
+} from './sequences.ts';
 import { type Verdict, verifyShadow, type VerifyOptions } from './verify.ts';
 
 export type Repair = {
@@ -90,7 +96,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
     control,
     failpoints: options.failpoints,
     onSourceRead: async () => {
-      sequences = await readSequenceValues(pair.source, options.sequences);
+      sequences = await readSequencesNow(options.source, options.sequences);
     },
   });
   await using fence = moment.fence;
@@ -172,6 +178,7 @@ async function openWires(options: VerifyOptions): Promise<RepairWires & AsyncDis
   const applicationName = 'understudy repair';
   const source = opened.use(await openWireConnection(options.source, { applicationName }));
   const target = opened.use(await openWireConnection(options.target, { applicationName }));
+  await Promise.all([source, target].map(noticeLostClient));
   const owned = opened.move();
   return { source, target, [Symbol.asyncDispose]: async () => owned.disposeAsync() };
 }

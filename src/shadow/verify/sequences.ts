@@ -1,6 +1,7 @@
 import type { Difference } from '#src/core/difference.ts';
+import type { Endpoint } from '#src/core/endpoint.ts';
 import type { TableName } from '#src/core/table.ts';
-import type { Session } from '#src/db/postgres/connection/session.ts';
+import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 
 export type SequenceValue = TableName & {
   readonly increment: bigint;
@@ -8,7 +9,24 @@ export type SequenceValue = TableName & {
   readonly last: bigint | undefined;
 };
 
-/** Where sequences stand now: they know no snapshots. Those that do not exist, or may not be read, are missing. */
+/**
+ * As `readSequenceValues`, on a session of its own. To read a sequence locks it until the transaction ends:
+ * in that of a comparison, production's TRUNCATE … RESTART IDENTITY would wait for all of it, and every
+ * nextval() behind that.
+ */
+export async function readSequencesNow(
+  endpoint: Endpoint,
+  sequences: readonly TableName[],
+): Promise<readonly SequenceValue[]> {
+  if (sequences.length === 0) return [];
+  await using session = await openSession(endpoint, { applicationName: 'understudy verify' });
+  return await readSequenceValues(session, sequences);
+}
+
+/**
+ * Where sequences stand now: they know no snapshots. Those that do not exist, or may not be read, are missing.
+ * Never in a transaction that goes on.
+ */
 export async function readSequenceValues(
   session: Session,
   sequences: readonly TableName[],

@@ -4,6 +4,7 @@ import { openSession } from '#src/db/postgres/connection/session.ts';
 import { COMMAND_LOCK_CLASS, requestLockKey } from '#src/shadow/fence.ts';
 import { followPair, type FollowedPair } from '#test/follower.ts';
 import { casesOf } from '#test/full.ts';
+import { until } from '#test/lane.ts';
 import { verifyOptions } from '#test/verify.ts';
 
 import { repairShadow } from './repair.ts';
@@ -338,4 +339,38 @@ test('a table that stops on the way to the fence is a difference, though nothing
       cause: 'has stopped following its source and was not compared',
     },
   ]);
+});
+
+test('a comparison locks no sequence, so that production may restart one meanwhile (trap 27)', async () => {
+  await using pair = await followPair([18, 18], BANK);
+  const { session } = pair.source;
+  await session.query(`INSERT INTO public.history (account) VALUES (1)`);
+  await pair.target.session.query(`SELECT setval('public.history_id_seq', 1)`);
+  await using other = await openSession(pair.target.endpoint, { applicationName: 'other' });
+  // What is found cannot be recorded, so that the verification stays in its moment.
+  await other.query('BEGIN; LOCK TABLE understudy.chunk IN SHARE ROW EXCLUSIVE MODE');
+  const verifying = verify(pair, { sequences: [{ schema: 'public', name: 'history_id_seq' }] });
+  const isWaiting = async (): Promise<boolean> => {
+    const rows = await pair.target.session.query(
+      `SELECT FROM pg_locks WHERE NOT granted AND relation = 'understudy.chunk'::regclass`,
+    );
+    return rows.length > 0;
+  };
+  await until(isWaiting, 'the verification waits');
+  for (const side of [session, pair.target.session]) {
+    const locks = await side.query(
+      `SELECT mode FROM pg_locks WHERE relation = 'public.history_id_seq'::regclass`,
+    );
+    expect(locks).toEqual([]);
+  }
+  await session.query(
+    `SET lock_timeout = '1s'; ALTER SEQUENCE public.history_id_seq RESTART; RESET lock_timeout`,
+  );
+  const pairs = await session.query(
+    `SELECT FROM pg_stat_activity WHERE application_name = 'understudy verify' AND state = 'idle in transaction'
+       AND datname = current_database()`,
+  );
+  expect(pairs).toHaveLength(2);
+  await other.query('COMMIT');
+  expect(await verifying).toMatchObject({ differences: 0 });
 });

@@ -18,7 +18,12 @@ import type { PreparedTable, TableComparison } from './comparison.ts';
 import { enterMoment, leaveMoment, type Moment, type MomentChoice } from './moment.ts';
 import { openPairs, type Pair } from './pair.ts';
 import { nameOf, prepare, settle } from './prepare.ts';
-import { compareSequences, readSequenceValues, type SequenceValue } from './sequences.ts';
+import {
+  compareSequences,
+  readSequencesNow,
+  readSequenceValues,
+  type SequenceValue,
+} from './sequences.ts';
 import {
   finishVerification,
   type Marks,
@@ -130,12 +135,12 @@ class Verification {
       control: this.#control,
       failpoints: this.#options.failpoints,
       onSourceRead: async () => {
-        sequences = await readSequenceValues(this.#pair.source, this.#options.sequences);
+        sequences = await readSequencesNow(this.#options.source, this.#options.sequences);
       },
       onBlocked: (blocker) => this.#notice(`the fence waits for ${blocker}`),
     });
     await using fence = moment.fence;
-    const theirSequences = await readSequenceValues(this.#pair.target, this.#options.sequences);
+    const theirSequences = await readSequenceValues(this.#control, this.#options.sequences);
     for (const difference of compareSequences(sequences, theirSequences)) {
       this.#found.add(difference);
     }

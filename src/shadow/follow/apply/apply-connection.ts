@@ -1,5 +1,5 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
-import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
+import { noticeLostClient } from '#src/db/postgres/connection/lost-client.ts';
 import {
   openWireConnection,
   type WireConnection,
@@ -65,15 +65,4 @@ function cancelOnAbort(connection: WireConnection, clock: Clock, signal: AbortSi
       over.abort();
     },
   };
-}
-
-/**
- * A backend that waits for a lock does not see that its client was killed, and would keep the origin and
- * the lease's row from the next runner. Not every platform of a server can tell.
- */
-async function noticeLostClient(connection: WireConnection): Promise<void> {
-  await connection.query(`SET client_connection_check_interval = '2s'`).catch((error: unknown) => {
-    // invalid_parameter_value
-    if (sqlstateOf(error) !== '22023') throw error;
-  });
 }
