@@ -36,7 +36,7 @@ export type Table = TableName &
     readonly replicaIdentity: 'd' | 'i' | 'f' | 'n';
     /** The partitioned table at the root, when this is a leaf partition. */
     readonly partitionRoot: TableName | undefined;
-    /** pg_relation_size / block size, now. */
+    /** pg_relation_size / block size, now; of a table that is locked, pg_class.relpages. For estimates. */
     readonly pages: number;
     /** pg_class.reltuples, -1 when never analysed. */
     readonly rowsEstimate: number;

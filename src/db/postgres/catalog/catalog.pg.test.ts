@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
 import type { Table } from '#src/core/table.ts';
+import { openSession } from '#src/db/postgres/connection/session.ts';
 import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 
 import { readRelations, readTables } from './catalog.ts';
@@ -156,3 +157,18 @@ test("an extension's own tables are not the user's, and the sizes are those of n
     code: 'SELECTION_EMPTY',
   });
 });
+
+test.each([14, 18] as const)(
+  'on %i a table that production has locked is not waited for',
+  async (version) => {
+    await using db = await createTestDatabase(
+      version,
+      'CREATE TABLE public.t (id serial PRIMARY KEY)',
+    );
+    const applicationName = 'understudy test';
+    await using production = await openSession(db.endpoint, { applicationName });
+    await production.query('BEGIN; TRUNCATE public.t RESTART IDENTITY');
+    await using reader = await openSession(db.endpoint, { applicationName, answerMsMax: 5_000 });
+    expect(await readTables(reader, EVERYTHING)).toMatchObject([{ name: 't', key: ['id'] }]);
+  },
+);

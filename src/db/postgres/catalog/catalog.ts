@@ -125,8 +125,15 @@ function tableName(row: Row): TableName {
  */
 const DETAILS_SQL = `
 SELECT c.oid, n.nspname, c.relname, c.relreplident, c.reltuples::pg_catalog.int8 AS reltuples,
-       coalesce(pg_catalog.pg_relation_size(c.oid), 0)
-         / pg_catalog.current_setting('block_size')::pg_catalog.int8 AS pages,
+       -- It waits for a lock, maybe for hours: a load behind a TRUNCATE, or a change that waits itself.
+       CASE WHEN c.oid IN (
+         SELECT l.relation FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database b ON b.oid = l.database
+          WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+            AND b.datname = pg_catalog.current_database()
+            AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid())
+       THEN c.relpages
+       ELSE coalesce(pg_catalog.pg_relation_size(c.oid), 0)
+            / pg_catalog.current_setting('block_size')::pg_catalog.int8 END AS pages,
        a.columns, k.names AS key
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
