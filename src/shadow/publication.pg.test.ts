@@ -7,6 +7,7 @@ import { createTestDatabase, TEST_VERSIONS } from '#test/postgres.ts';
 import {
   createPublication,
   dropPublication,
+  publishTables,
   readPublication,
   readPublishedTables,
 } from './publication.ts';
@@ -53,4 +54,27 @@ test('a publication that was made again is another one, and is not dropped for o
   const theirs = await readPublication(session, name);
   expect(await dropPublication(session, { name, oid: theirs! })).toBe(true);
   expect(await readPublication(session, name)).toBeUndefined();
+});
+
+test('a server that could lose changes of a table that is published late is not asked to', async () => {
+  await using db = await createTestDatabase(17, SCHEMA);
+  const { session, name } = db;
+  const tables = await readTables(session, EVERYTHING);
+  const publication = await createPublication({ session, name, tables });
+  await session.query('CREATE TABLE public.later (id int PRIMARY KEY)');
+  const [later] = (await readTables(session, EVERYTHING)).filter((one) => one.name === 'later');
+  const now = [...tables, ...(later === undefined ? [] : [later])];
+  const older = { ...session, serverVersion: 170004 };
+  // What it publishes already needs no change.
+  await publishTables(older, publication, tables);
+  await expect(publishTables(older, publication, now)).rejects.toMatchObject({
+    code: 'PREFLIGHT_REFUSED',
+    message: expect.stringMatching(
+      /"later" cannot follow: the source is 17\.4, .* update it to 17\.5/,
+    ),
+    detail: { relation: later?.oid },
+  });
+  expect(await readPublishedTables(session, publication.oid)).toHaveProperty('size', tables.length);
+  await publishTables(session, publication, now);
+  expect(await readPublishedTables(session, publication.oid)).toHaveProperty('size', now.length);
 });

@@ -1,3 +1,4 @@
+import { describeVersion, fixedVersion } from '#src/core/late-publication.ts';
 import {
   copiedColumns,
   quoteIdentifier,
@@ -77,7 +78,8 @@ export async function createPublication(options: {
  * first: nobody may follow it at that time. Changes are sent from the commit on; a snapshot that is to go with them must
  * be taken later.
  *
- * Throws PUBLICATION_CHANGED when it is not the one with this oid, PRIVILEGE_MISSING, PREFLIGHT_REFUSED.
+ * Throws PUBLICATION_CHANGED when it is not the one with this oid, PRIVILEGE_MISSING, PREFLIGHT_REFUSED,
+ * the last also where the server could lose changes of a table that is added now.
  */
 export async function publishTables(
   session: Session,
@@ -89,21 +91,54 @@ export async function publishTables(
     await requirePublication(session, publication);
     const published = await readPublishedParts(session, publication.oid);
     const name = quoteIdentifier(publication.name);
-    const outdated = tables.filter((table) => {
-      const part = published.get(table.oid);
-      return part !== undefined && !hasPublishedColumns(part, table);
-    });
+    const missing = tables.filter((table) => isToPublish(published.get(table.oid), table));
+    if (missing.length === 0) return;
+    requireLatePublication(session, missing);
+    const outdated = missing.filter((table) => published.has(table.oid));
     if (outdated.length > 0) {
       const list = outdated.map((table) => `ONLY ${quoteTable(table)}`).join(', ');
       await session.execute(`ALTER PUBLICATION ${name} DROP TABLE ${list}`);
     }
-    const missing = tables.filter((table) => !published.has(table.oid) || outdated.includes(table));
-    if (missing.length === 0) return;
     await session.execute(
       `ALTER PUBLICATION ${name} ADD TABLE ${missing.map(publishedTableSql).join(', ')}`,
     );
     await requireWritable(session, missing);
   });
+}
+
+/** Whether `publishTables` has to alter the publication for a table that it carries like this, if at all. */
+export function isToPublish(part: string | undefined, table: Table): boolean {
+  return part === undefined || !hasPublishedColumns(part, table);
+}
+
+/** Why the publication cannot be given tables while it is followed; undefined when it can. */
+export function whyNotPublishedLate(serverVersion: number): string | undefined {
+  const fixed = fixedVersion(serverVersion);
+  if (fixed === undefined) return undefined;
+  return (
+    `the source is ${describeVersion(serverVersion)}, which can lose changes of a table that is published ` +
+    `while others are followed; update it to ${fixed} or newer first`
+  );
+}
+
+/**
+ * Throws PREFLIGHT_REFUSED when one of the tables was, or is to be, published late by a server that could lose
+ * its changes then. A lock that waits for every writer would do, too, and would hold production up.
+ */
+export function requireLatePublication(
+  { serverVersion }: Pick<Session, 'serverVersion'>,
+  tables: readonly (TableName & { readonly oid: number })[],
+): void {
+  const [table] = tables;
+  const cause = whyNotPublishedLate(serverVersion);
+  if (cause === undefined || table === undefined) return;
+  throw new OperatorError(
+    'PREFLIGHT_REFUSED',
+    `table ${quoteTable(table)} cannot follow: ${cause}`,
+    {
+      detail: { relation: table.oid },
+    },
+  );
 }
 
 /**

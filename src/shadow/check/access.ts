@@ -1,5 +1,7 @@
+import { describeVersion, fixedVersion } from '#src/core/late-publication.ts';
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
+import type { Session } from '#src/db/postgres/connection/session.ts';
 
 import { finding } from './checks.ts';
 import {
@@ -20,6 +22,7 @@ const VERSION_MAX = 18;
 export async function checkAccess(context: CheckContext): Promise<readonly Finding[]> {
   return [
     ...checkVersions(context),
+    ...checkLatePublication(context),
     ...checkRole(context),
     ...(await checkTableRights(context)),
     ...(await checkSequenceRights(context)),
@@ -68,6 +71,28 @@ function checkVersions({ sourceServer, targetServer }: CheckContext): readonly F
     );
   }
   return findings;
+}
+
+/** Minor versions that lose changes of tables which are published later (core/late-publication.ts). */
+export function checkLatePublication({
+  isFollowed,
+  source: { serverVersion },
+}: {
+  readonly isFollowed: boolean;
+  readonly source: Pick<Session, 'serverVersion'>;
+}): readonly Finding[] {
+  const fixed = fixedVersion(serverVersion);
+  const major = Math.floor(serverVersion / 10_000);
+  // Another finding refuses what is older altogether.
+  if (!isFollowed || fixed === undefined || major < VERSION_MIN) return [];
+  return [
+    finding(
+      'late-publication',
+      `server version ${describeVersion(serverVersion)}`,
+      `before ${fixed} Postgres can lose changes of a table that is published while others are followed, so new partitions, and tables that would have to be published again, are not followed`,
+      byOperator(`Update the source to the newest ${major}.x, at least ${fixed}.`),
+    ),
+  ];
 }
 
 function checkRole({ sourceServer, isFollowed }: CheckContext): readonly Finding[] {

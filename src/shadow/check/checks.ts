@@ -8,6 +8,7 @@ export const CHECKS = {
   // access
   'same-database': 'refuse',
   'source-version': 'refuse',
+  'late-publication': 'warn',
   'target-version': 'refuse',
   'target-older': 'refuse',
   'replication-privilege': 'refuse',

@@ -13,7 +13,12 @@ import {
   readRelationRecords,
   type ShadowRecord,
 } from '#src/shadow/ledger.ts';
-import { describeGap, readPublishedParts } from '#src/shadow/publication.ts';
+import {
+  describeGap,
+  isToPublish,
+  readPublishedParts,
+  whyNotPublishedLate,
+} from '#src/shadow/publication.ts';
 
 /**
  * The follower's side of `resume` and `reseed` (docs/state.md): a request is judged against both sides as
@@ -94,6 +99,12 @@ async function take(deps: LaneRequestDeps, target: Session, request: Request): P
     if (request.kind === 'resume') {
       const gap = describeGap(table, record.published, published.get(record.sourceOid));
       if (gap !== undefined) throw refused(`${gap}; reseed it`);
+    }
+    const unsafe = whyNotPublishedLate(source.serverVersion);
+    const part = published.get(table.oid);
+    const isLate = isToPublish(part, table) || part !== record.published;
+    if (unsafe !== undefined && isLate) {
+      throw refused(`table ${quoteTable(name)} cannot follow: ${unsafe}`);
     }
     await requireTargetColumns(target, table);
     shapes.push({

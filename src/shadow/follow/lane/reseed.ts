@@ -12,7 +12,11 @@ import { takeSlotSnapshot } from '#src/shadow/clone/take-snapshot.ts';
 import { copyTables } from '#src/shadow/copy/copy.ts';
 import { recordReseededVersion } from '#src/shadow/ddl/version-ledger.ts';
 import { recordPublished, type RelationRecord, type ShadowRecord } from '#src/shadow/ledger.ts';
-import { publishTables, readPublishedParts } from '#src/shadow/publication.ts';
+import {
+  publishTables,
+  readPublishedParts,
+  requireLatePublication,
+} from '#src/shadow/publication.ts';
 import { planChunking } from '#src/shadow/verify/chunking.ts';
 
 /**
@@ -58,6 +62,12 @@ export async function reseedTables(
   await publishTables(source, publication, tables);
   failpoints.hit('reseed.afterPublication');
   const parts = await readPublishedParts(source, publication.oid);
+  // Also what somebody else has put in, or taken out and put back.
+  const recorded = new Map(records.map(({ sourceOid, published }) => [sourceOid, published]));
+  requireLatePublication(
+    source,
+    tables.filter(({ oid }) => parts.get(oid) !== recorded.get(oid)),
+  );
   // Of others it stays as it was: what has changed there is for whoever watches, or resumes them, to see.
   const ours = new Set(tables.map(({ oid }) => oid));
   await recordPublished(target, shadowId, new Map([...parts].filter(([oid]) => ours.has(oid))));
