@@ -141,13 +141,13 @@ class Verification {
     });
     await using fence = moment.fence;
     const theirSequences = await readSequenceValues(this.#control, this.#options.sequences);
-    for (const difference of compareSequences(sequences, theirSequences)) {
-      this.#found.add(difference);
-    }
     await fence?.release();
     const settled = await settle(this.#pair.target, prepared, options);
     this.#stopped = settled.stopped;
     for (const difference of settled.differences) this.#found.add(difference);
+    for (const difference of compareSequences(sequences, theirSequences)) {
+      this.#found.add(difference);
+    }
     this.#unverified.push(...this.#options.leftOut, ...settled.unverified);
     const marks = shadowId === undefined ? NO_MARKS : await readMarks(this.#pair.target, shadowId);
     const work = await this.#choose(settled.tables, moment, marks);
