@@ -2,6 +2,8 @@ import { describe, expect, test, vi } from 'vitest';
 
 import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
+import { installCapture } from '#src/shadow/ddl/capture.ts';
+import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { addRelations } from '#src/shadow/ledger.ts';
 import { type FaultProxy, startFaultProxy } from '#test/fault-proxy.ts';
 import { differences, followPair } from '#test/follower.ts';
@@ -139,6 +141,55 @@ test('two tables come back at once, and one that meets another shape stops again
   );
   expect(await differences(pair, 'public.first', 'public.second', 'public.steady')).toEqual([]);
   expect(await dirtyTables(pair)).toEqual(['first', 'second', 'steady']);
+});
+
+test('a table that got a column meanwhile stops again at the hand-over, however busy the others are (trap 19)', async () => {
+  await using pair = await followPair([18, 18], TABLES.join('\n'), {
+    prepare: async (source) => {
+      await installCapture(source.session, source.name.slice(-8));
+      return {};
+    },
+  });
+  const { source, target } = pair;
+  for (const name of ['changed', 'steady']) await insert(source.session, name, 1, 100);
+  await source.session.query('ALTER TABLE public.changed ADD a text');
+  await stopped(pair, 'changed');
+  await target.session.query('ALTER TABLE public.changed ADD a text');
+  await using working = await load(pair, (round) => [
+    `UPDATE public.steady SET n = ${round} WHERE id = ${round % 100}`,
+  ]);
+  const { gate, meter } = pair.follower;
+  // So that the lane cannot hand it over yet.
+  const turn = await gate.claim(AbortSignal.timeout(30_000));
+  const failure = bringBack(pair, 'resume', 'changed').catch((error: unknown) => error);
+  const isOnItsWay = async () => (await relation(pair, 'changed')).state === 'catching up';
+  await until(isOnItsWay, 'it is on its way');
+  await source.session.query('ALTER TABLE public.changed ADD b int');
+  await until(
+    async () => (await readVersions(target.session)).some(({ change }) => change.includes('"b"')),
+    'the change is on record',
+  );
+  turn[Symbol.dispose]();
+  // The main loop goes on between any two attempts of the lane.
+  const over = new AbortController();
+  const between = (async () => {
+    while (!over.signal.aborted) {
+      using _ = await gate.claim(over.signal);
+      const at = meter.appliedLsn;
+      await until(async () => over.signal.aborted || meter.appliedLsn > at, 'the others go on');
+    }
+  })();
+  expect(await failure).toMatchObject({
+    code: 'TABLE_STOPPED',
+    message: expect.stringContaining('"b" is not on the target'),
+  });
+  over.abort();
+  await between.catch(() => undefined);
+  await target.session.query('ALTER TABLE public.changed ADD b int');
+  await bringBack(pair, 'resume', 'changed');
+  await working[Symbol.asyncDispose]();
+  await source.session.query('UPDATE public.changed SET b = 1');
+  expect(await differences(pair, 'public.changed', 'public.steady')).toEqual([]);
 });
 
 test('a large transaction that streams is replayed by a lane (trap 17)', async () => {

@@ -97,14 +97,7 @@ async function attempt(
   if (record === undefined) return;
   const applied = record.appliedLsn ?? lsn(0n);
   await using applying = await openApplyConnection(deps, signal);
-  const columns = await readTargetColumns(target, [record]);
-  const chunkings = await readChunking(target, shadow.shadowId);
-  const table = new LaneTable({
-    record,
-    targetColumns: columns.get(tableKey(record)) ?? new Map(),
-    chunking: chunkings.get(sourceOid),
-    format: shadow.streamFormat,
-  });
+  const table = await readTable(deps, target, record);
   await using reader = deps.spool.reader(applied);
   const gate = new ApplyGate();
   const loop = new ApplyLoop(
@@ -145,6 +138,8 @@ async function attempt(
           while (!(await handOverAt(deps, { target, record, table, gate }, end)));
         } catch (error) {
           if (error instanceof LeftInDoubt) doubt = error;
+          // Not the loop's, which stands: no transaction is to be settled before, and it would be another each time.
+          if (!end.aborted) memory.begunLsn = () => undefined;
           throw error;
         }
       },
@@ -153,6 +148,21 @@ async function attempt(
   ).catch((error: unknown) => {
     // Also when the loop had failed before, as both do that lose their server.
     throw doubt ?? error;
+  });
+}
+
+async function readTable(
+  { shadow }: LaneDeps,
+  target: Session,
+  record: RelationRecord,
+): Promise<LaneTable> {
+  const columns = await readTargetColumns(target, [record]);
+  const chunkings = await readChunking(target, shadow.shadowId);
+  return new LaneTable({
+    record,
+    targetColumns: columns.get(tableKey(record)) ?? new Map(),
+    chunking: chunkings.get(record.sourceOid),
+    format: shadow.streamFormat,
   });
 }
 
