@@ -1,7 +1,7 @@
 import { quoteIdentifier, quoteTable } from '#src/core/table.ts';
 import { USER_RELATIONS } from '#src/db/postgres/catalog/catalog.ts';
 import type { Locale } from '#src/db/postgres/catalog/server.ts';
-import type { Row } from '#src/db/postgres/connection/session.ts';
+import type { Row, Session } from '#src/db/postgres/connection/session.ts';
 import { countObjects, includesLargeObjects } from '#src/shadow/large-objects/read-objects.ts';
 
 import { finding } from './checks.ts';
@@ -226,15 +226,18 @@ async function checkNotCarried(context: CheckContext): Promise<readonly Finding[
 }
 
 async function checkLargeObjects(context: CheckContext): Promise<readonly Finding[]> {
-  const { source, target, selection, sourceServer, targetServer } = context;
+  const { source, selection, sourceServer } = context;
   const database = `database ${quoteIdentifier(sourceServer.database.name)}`;
+  const isIncluded = includesLargeObjects(selection);
   const { objects, unreadable } = await countObjects(source);
-  if (objects === 0) return [];
-  const cause = includesLargeObjects(selection)
-    ? `its ${objects} large objects are copied, but changes to them do not follow: status tells when there were any, verify --repair brings them over`
-    : `its ${objects} large objects belong to no table, so that a selection by schema or table leaves them out; columns that name them will point to nothing`;
-  const found = [finding('large-objects', database, cause)];
-  if (!includesLargeObjects(selection)) return found;
+  const found: Finding[] = [];
+  if (objects > 0) {
+    const cause = isIncluded
+      ? `its ${objects} large objects are copied, but changes to them do not follow: status tells when there were any, verify --repair brings them over`
+      : `its ${objects} large objects belong to no table, so that a selection by schema or table leaves them out; columns that name them will point to nothing`;
+    found.push(finding('large-objects', database, cause));
+  }
+  if (!isIncluded) return found;
   if (unreadable > 0) {
     const role = quoteIdentifier(sourceServer.role.name);
     found.push(
@@ -246,18 +249,47 @@ async function checkLargeObjects(context: CheckContext): Promise<readonly Findin
       ),
     );
   }
-  const there = await countObjects(target);
-  if (there.objects > 0 && context.resumedShadowId === undefined) {
-    found.push(
+  return [...found, ...(await checkObjectsThere(context))];
+}
+
+/** Whatever the source has: an object that only the target has is one too many, and a repair removes it. */
+async function checkObjectsThere(context: CheckContext): Promise<readonly Finding[]> {
+  const { target, targetServer, resumedShadowId, otherShadowId } = context;
+  if (resumedShadowId !== undefined || otherShadowId !== undefined) return [];
+  const database = `database ${quoteIdentifier(targetServer.database.name)}`;
+  const owner = await findOwner(target);
+  if (owner !== undefined) {
+    return [
       finding(
         'target-large-objects',
-        `database ${quoteIdentifier(targetServer.database.name)}`,
-        `it has ${there.objects} large objects, and those of the source come under their own OIDs`,
-        byOperator('Use a target database without large objects, or move them elsewhere.'),
+        database,
+        `shadow ${owner} keeps the large objects of its source in it, and those of two sources could not be told apart`,
+        byOperator('Use another target database, or select schemas or tables.'),
       ),
-    );
+    ];
   }
-  return found;
+  const { objects } = await countObjects(target);
+  if (objects === 0) return [];
+  return [
+    finding(
+      'target-large-objects',
+      database,
+      `it has ${objects} large objects, and those of the source come under their own OIDs; what the source has not would be removed by a repair`,
+      byOperator(
+        'Use a target database without large objects, move them elsewhere, or select schemas or tables.',
+      ),
+    ),
+  ];
+}
+
+/** The ledger may hold several shadows; the large objects of a database can be those of one only. */
+async function findOwner(target: Session): Promise<string | undefined> {
+  const [ledger] = await target.query(
+    `SELECT to_regclass('understudy.large_objects') IS NOT NULL AS is_there`,
+  );
+  if (ledger?.['is_there'] !== 't') return undefined;
+  const [row] = await target.query('SELECT min(shadow_id) AS shadow FROM understudy.large_objects');
+  return row?.['shadow'] ?? undefined;
 }
 
 function describeCounts(row: Row): readonly Finding[] {

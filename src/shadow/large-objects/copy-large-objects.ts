@@ -137,10 +137,11 @@ class Copy {
     await this.#source.query(begin);
   }
 
-  /** Objects of somebody else might have the OIDs that ours must have. */
+  /**
+   * Objects of somebody else might have the OIDs that ours must have, now or when the source makes one;
+   * and a repair would remove them.
+   */
   async #requireNone(): Promise<void> {
-    const [first] = await readHeads(this.#source, 0);
-    if (first === undefined) return;
     const [taken] = await this.#target.query(
       'SELECT oid FROM pg_catalog.pg_largeobject_metadata LIMIT 1',
     );

@@ -150,3 +150,28 @@ test('a target with large objects of its own is refused, a selection by table le
   const [row] = await target.session.query('SELECT count(*) FROM pg_largeobject_metadata');
   expect(row?.['count']).toBe('1');
 });
+
+test("large objects of the target are nobody else's, also when the source has none", async () => {
+  await using source = await createTestDatabase(17, 'CREATE TABLE public.one (id int PRIMARY KEY)');
+  await using second = await createTestDatabase(17, 'CREATE TABLE public.two (id int PRIMARY KEY)');
+  await using target = await createTestDatabase(18);
+  await using shadow = await createShadow(source.endpoint, target.endpoint);
+  await using other = await createShadow(second.endpoint, target.endpoint);
+  await target.session.query(`SELECT lo_from_bytea(4711, 'zqrow')`);
+  // A comparison would find it to be one too many, and a repair would remove it.
+  const refused = await shadow.run(['clone']);
+  expect([refused.code, refused.stdout]).toEqual([
+    2,
+    expect.stringContaining('target-large-objects'),
+  ]);
+  await target.session.query('SELECT lo_unlink(4711)');
+  expect((await shadow.run(['clone'])).code).toBe(0);
+  // It goes on with what is its own.
+  expect((await shadow.run(['clone'])).code).toBe(0);
+  const shared = await other.run(['clone']);
+  expect([shared.code, shared.stdout]).toEqual([
+    2,
+    expect.stringContaining('keeps the large objects of its source'),
+  ]);
+  expect((await other.run(['clone', '--table', 'public.two'])).code).toBe(0);
+});
