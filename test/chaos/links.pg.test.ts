@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest';
 
 import type { Endpoint } from '#src/core/endpoint.ts';
+import { lsn } from '#src/core/lsn.ts';
 import { openSession } from '#src/db/postgres/connection/session.ts';
+import { startReplication } from '#src/db/postgres/replication/replication.ts';
 import { startFaultProxy } from '#test/fault-proxy.ts';
 import { testFull } from '#test/full.ts';
 import { createTestDatabase, type TestVersion } from '#test/postgres.ts';
@@ -171,6 +173,31 @@ test('a session of short statements does not wait behind a dead network (pain 18
   // The goodbye is not answered either.
   await other[Symbol.asyncDispose]();
 });
+
+test.each(['IDENTIFY_SYSTEM', 'pg_is_in_recovery', 'START_REPLICATION'])(
+  'a stream that begins does not wait for the answer to %s behind a dead network (pain 18)',
+  async (text) => {
+    await using db = await createTestDatabase(18, 'CREATE PUBLICATION p FOR ALL TABLES');
+    await db.session.query(`SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput')`);
+    await using proxy = await startFaultProxy(db.endpoint);
+    proxy.onText({ links: /test/, direction: 'toServer', text }, () => {
+      proxy.inject({ kind: 'blackhole' });
+    });
+    const starting = startReplication({
+      endpoint: proxy.endpoint,
+      applicationName: 'understudy test',
+      slot: db.name,
+      publication: 'p',
+      startLsn: lsn(0n),
+      binary: false,
+      answerMsMax: 1_000,
+    });
+    await expect(starting).rejects.toMatchObject({
+      code: 'CONNECTION_LOST',
+      message: expect.stringContaining('did not answer within 1 s'),
+    });
+  },
+);
 
 testFull(
   'a whole clone over links that are slow by 50 ms each way',

@@ -1,5 +1,6 @@
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, lsn, parseLsn } from '#src/core/lsn.ts';
+import { limitAnswers } from '#src/db/postgres/connection/answer-limit.ts';
 import type { Session } from '#src/db/postgres/connection/session.ts';
 import { openReplicationConnection } from '#src/db/postgres/replication/create-slot.ts';
 import { identifySystem, readLsn } from '#src/db/postgres/replication/slot.ts';
@@ -32,6 +33,7 @@ export async function readSourceTimeline(
     endpoint: source,
     applicationName: `understudy ${shadow.shadowId} identify`,
   });
+  using _ = limitAnswers(connection);
   const [recovery] = await connection.query('SELECT pg_catalog.pg_is_in_recovery()');
   if (recovery?.rows[0]?.[0] === 't') {
     throw new OperatorError('CONNECTION_FAILED', `${describeEndpoint(source)} is a standby`);

@@ -1,6 +1,6 @@
 import type { Endpoint } from '#src/core/endpoint.ts';
 import { type Lsn, lsn } from '#src/core/lsn.ts';
-import { openSession } from '#src/db/postgres/connection/session.ts';
+import { ANSWER_MS_MAX, openSession } from '#src/db/postgres/connection/session.ts';
 import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { startReplication, streamError } from '#src/db/postgres/replication/replication.ts';
 import { endOurReader, readSlot } from '#src/db/postgres/replication/slot.ts';
@@ -109,7 +109,7 @@ export class Receiver {
         if (!isTransient(error) || clock.now() - brokenAtMs > giveUpMs) throw error;
         const code = error instanceof OperatorError ? error.code : 'unknown';
         log.warn({ code, retryMs }, 'the stream of the source was interrupted');
-        if (code === 'SLOT_IN_USE') await this.#endFormerReader();
+        if (code === 'SLOT_IN_USE') await this.#endFormerReader(signal);
       }
       await clock.sleep(retryMs, signal);
       retryMs = Math.min(2 * retryMs, RETRY_MAX_MS);
@@ -120,10 +120,15 @@ export class Receiver {
    * A walsender whose connection broke without a word holds the slot until its timeout. It is ours: who
    * has the lease is the only one to read this slot.
    */
-  async #endFormerReader(): Promise<void> {
+  async #endFormerReader(signal: AbortSignal): Promise<void> {
     const { source, applicationName, slot } = this.#deps;
     try {
-      await using session = await openSession(source, { applicationName });
+      await using session = await openSession(source, {
+        applicationName,
+        answerMsMax: ANSWER_MS_MAX,
+      });
+      const end = (): void => void session[Symbol.asyncDispose]();
+      signal.addEventListener('abort', end, { once: true });
       const state = await readSlot(session, slot);
       if (state?.activePid !== undefined) await endOurReader(session, state.activePid);
     } catch (error) {
@@ -141,6 +146,7 @@ export class Receiver {
       binary: this.#deps.binary,
       applicationName: this.#deps.applicationName,
       systemId: this.#deps.systemId,
+      signal,
     });
     if (stream.system.timeline !== timeline) {
       // Whether the shadow can go on there is decided by who opens a follower anew.

@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { lsn } from '#src/core/lsn.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
 import { startReplication } from '#src/db/postgres/replication/replication.ts';
+import { type FaultProxy, startFaultProxy } from '#test/fault-proxy.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
 import type { TestDatabase, TestVersion } from '#test/postgres.ts';
 
@@ -314,6 +315,31 @@ test('following ends soon, also while the target waits for a lock', async () => 
   const [row] = await other.query('SELECT count(*) AS n FROM public.item');
   expect(row).toEqual({ n: '0' });
 });
+
+test.each(['IDENTIFY_SYSTEM', 'START_REPLICATION'])(
+  'following ends soon, also while the source owes an answer to %s (pain 18)',
+  async (command) => {
+    await using proxies = new AsyncDisposableStack();
+    let proxy: FaultProxy | undefined;
+    await using pair = await followPair([18, 18], ITEM, {
+      prepare: async (source) => {
+        proxy = proxies.use(await startFaultProxy(source.endpoint));
+        return { source: proxy.endpoint };
+      },
+    });
+    await pair.caughtUp();
+    const links = / receive$/;
+    const sent = Promise.withResolvers<void>();
+    proxy?.onText({ links, direction: 'toServer', text: command }, () => {
+      proxy?.inject({ kind: 'blackhole', links });
+      sent.resolve();
+    });
+    await endBackends(pair.source.session, `understudy ${pair.shadow.shadowId} receive`);
+    await sent.promise;
+    const end = await Promise.race([pair.stop().then(() => 'stopped'), wait(10_000, 'too late')]);
+    expect(end).toBe('stopped');
+  },
+);
 
 test('a publication that somebody alters ends following, nothing is skipped in silence', async () => {
   await using pair = await followPair(

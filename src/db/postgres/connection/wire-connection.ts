@@ -188,9 +188,9 @@ export class WireConnection implements AsyncDisposable {
     });
   }
 
-  /** End the connection at once, without a word to the server. */
-  destroy(): void {
-    this.#socket.destroy();
+  /** End the connection at once, without a word to the server. What is under way throws `cause`, if that is ours. */
+  destroy(cause?: OperatorError): void {
+    this.#socket.destroy(cause);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,6 +1,7 @@
 import { describeEndpoint, type Endpoint } from '#src/core/endpoint.ts';
 import { formatLsn, type Lsn, parseLsn } from '#src/core/lsn.ts';
 import { quoteIdentifier } from '#src/core/table.ts';
+import { limitAnswers } from '#src/db/postgres/connection/answer-limit.ts';
 import { sqlstateOf } from '#src/db/postgres/connection/server-error.ts';
 import type { WireConnection } from '#src/db/postgres/connection/wire-connection.ts';
 import { OperatorError } from '#src/lib/errors.ts';
@@ -24,7 +25,7 @@ export type ReplicationStream = AsyncDisposable & {
  * https://www.postgresql.org/docs/current/protocol-logical-replication.html
  *
  * Throws SLOT_IN_USE, SLOT_LOST, SLOT_AHEAD, SOURCE_CHANGED, NO_FREE_SLOT, CONNECTION_FAILED for a
- * standby, or what connecting throws.
+ * standby, CONNECTION_LOST when it does not answer in time, `signal.reason`, or what connecting throws.
  */
 export async function startReplication(options: {
   readonly endpoint: Endpoint;
@@ -36,9 +37,14 @@ export async function startReplication(options: {
   readonly applicationName: string;
   /** The server that the slot was made on; another one is refused before it streams. */
   readonly systemId?: string;
+  /** For all answers up to where the stream begins. */
+  readonly answerMsMax?: number;
+  /** Up to there, too. */
+  readonly signal?: AbortSignal;
 }): Promise<ReplicationStream> {
   const { endpoint, slot, systemId } = options;
   const connection = await openReplicationConnection(options);
+  using _ = limitAnswers(connection, options);
   try {
     const system = await identifySystem(connection);
     if (systemId !== undefined && system.systemId !== systemId) {
@@ -61,6 +67,7 @@ export async function startReplication(options: {
     };
   } catch (error) {
     await connection[Symbol.asyncDispose]();
+    options.signal?.throwIfAborted();
     throw startError(error, slot);
   }
 }
