@@ -89,11 +89,15 @@ export class LaneTable implements LoopTables {
    * How the stream describes it now, for the record; undefined as long as it has not. A description that
    * no change has come in may be older than the record, which is the source's when the way back was asked
    * for: the stream describes a table only before a change of it.
+   *
+   * The stream gives columns no numbers. Those that came or were renamed meanwhile have theirs in `latest`, the
+   * newest version at the hand-over; without it they would be taken for columns that the shadow leaves out.
    */
-  get shape(): Pick<RelationRecord, 'columns' | 'key'> | undefined {
+  shapeAt(latest: RelationShape | undefined): Pick<RelationRecord, 'columns' | 'key'> | undefined {
     if (this.#relation === undefined || !this.#isInUse) return undefined;
     const { record } = this.#parts;
-    const attnums = new Map(record.columns.map(({ name, attnum }) => [name, attnum]));
+    const known = [...record.columns, ...(latest?.columns ?? [])];
+    const attnums = new Map(known.map(({ name, attnum }) => [name, attnum]));
     return {
       columns: this.#relation.columns.map(({ name, typeOid }) => ({
         name,

@@ -6,7 +6,7 @@ import { installCapture } from '#src/shadow/ddl/capture.ts';
 import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
 import { addRelations } from '#src/shadow/ledger.ts';
 import { type FaultProxy, startFaultProxy } from '#test/fault-proxy.ts';
-import { differences, followPair } from '#test/follower.ts';
+import { differences, type FollowedPair, followPair } from '#test/follower.ts';
 import { casesOf } from '#test/full.ts';
 import { bringBack, dirtyTables, insert, load, relation, stopped, until } from '#test/lane.ts';
 import type { TestVersion } from '#test/postgres.ts';
@@ -143,18 +143,54 @@ test('two tables come back at once, and one that meets another shape stops again
   expect(await dirtyTables(pair)).toEqual(['first', 'second', 'steady']);
 });
 
-test('a table that got a column meanwhile stops again at the hand-over, however busy the others are (trap 19)', async () => {
-  await using pair = await followPair([18, 18], TABLES.join('\n'), {
-    prepare: async (source) => {
-      await installCapture(source.session, source.name.slice(-8));
-      return {};
-    },
-  });
+/** With event triggers on the source; `changed` has stopped, and can be resumed. */
+async function resumablePair(): Promise<FollowedPair> {
+  await using owned = new AsyncDisposableStack();
+  const pair = owned.use(
+    await followPair([18, 18], TABLES.join('\n'), {
+      prepare: async (source) => {
+        await installCapture(source.session, source.name.slice(-8));
+        return {};
+      },
+    }),
+  );
   const { source, target } = pair;
   for (const name of ['changed', 'steady']) await insert(source.session, name, 1, 100);
   await source.session.query('ALTER TABLE public.changed ADD a text');
   await stopped(pair, 'changed');
   await target.session.query('ALTER TABLE public.changed ADD a text');
+  owned.move();
+  return pair;
+}
+
+test('a column that came while a lane was under way is one of the table afterwards (trap 19)', async () => {
+  await using pair = await resumablePair();
+  const { source, target } = pair;
+  const turn = await pair.follower.gate.claim(AbortSignal.timeout(30_000));
+  const back = bringBack(pair, 'resume', 'changed');
+  const isOnItsWay = async () => (await relation(pair, 'changed')).state === 'catching up';
+  await until(isOnItsWay, 'it is on its way');
+  for (const { session } of [target, source]) {
+    await session.query('ALTER TABLE public.changed ADD b int');
+  }
+  await source.session.query('UPDATE public.changed SET b = 1 WHERE id = 1');
+  turn[Symbol.dispose]();
+  await back;
+  expect(await differences(pair, 'public.changed', 'public.steady')).toEqual([]);
+  expect((await relation(pair, 'changed')).columns).toEqual(
+    ['id', 'v', 'n', 'a', 'b'].map((name, i) => expect.objectContaining({ name, attnum: i + 1 })),
+  );
+  await source.session.query('ALTER TABLE public.changed RENAME b TO c');
+  await pair.caughtUp();
+  expect(await relation(pair, 'changed')).toMatchObject({
+    state: 'stopped',
+    stop: { message: expect.stringContaining('column "b" is called "c" now') },
+  });
+});
+
+test('a table that got a column meanwhile stops again at the hand-over, however busy the others are (trap 19)', async () => {
+  await using pair = await resumablePair();
+  const { source, target } = pair;
   await using working = await load(pair, (round) => [
     `UPDATE public.steady SET n = ${round} WHERE id = ${round % 100}`,
   ]);

@@ -199,10 +199,12 @@ async function handOverAt(deps: LaneDeps, lane: Lane, signal: AbortSignal): Prom
     if (!(await isWithin(deps, reached, HAND_OVER_MS))) return false;
     // The main loop stands, so every version up to there is on record.
     const version = (await readLatestVersions(target, shadow.shadowId)).get(record.sourceOid);
-    if (version !== undefined && version.lsn >= beganAt(record)) table.requireShape(version.shape);
+    const isOfNow = version !== undefined && version.lsn >= beganAt(record);
+    const latest = isOfNow ? version.shape : undefined;
+    table.requireShape(latest);
     failpoints.hit('lane.beforeHandOver');
     const writer: Writer = { target, shadowId: shadow.shadowId, epoch };
-    const isDone = await decided(handOver(writer, { ...record, ...table.shape }, at));
+    const isDone = await decided(handOver(writer, { ...record, ...table.shapeAt(latest) }, at));
     if (!isDone) return true;
     deps.gate.handedOver();
     failpoints.hit('lane.afterHandOver');
