@@ -356,7 +356,8 @@ function parseStop(row: Row): RelationRecord['stop'] {
 
 /**
  * What a publication carries of its tables, by oid: it is to stay so. A snapshot that a copy is bound to is
- * of no use when it was otherwise before: the stream need not have the changes since.
+ * of no use when it was otherwise before: the stream need not have the changes since. Nor can a stopped
+ * table be resumed then, should its copy fail.
  */
 export async function recordPublished(
   target: Session,
@@ -364,7 +365,8 @@ export async function recordPublished(
   parts: ReadonlyMap<number, string>,
 ): Promise<void> {
   await target.execute(
-    `UPDATE understudy.relation r SET published = p.part, generation = 0
+    `UPDATE understudy.relation r SET published = p.part, generation = 0, is_spooled = false, spool_bytes = 0,
+            waits_for = CASE WHEN r.stop_lsn IS NULL THEN r.waits_for ELSE 'reseed' END
        FROM unnest($2::int8[], $3::text[]) AS p (oid, part)
       WHERE r.shadow_id = $1 AND r.source_oid = p.oid AND r.published <> p.part`,
     [shadowId, [...parts.keys()].map(String), [...parts.values()]],

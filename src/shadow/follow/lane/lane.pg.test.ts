@@ -4,7 +4,7 @@ import { EVERYTHING } from '#src/core/selection.ts';
 import { readTables } from '#src/db/postgres/catalog/catalog.ts';
 import { installCapture } from '#src/shadow/ddl/capture.ts';
 import { readVersions } from '#src/shadow/ddl/version-ledger.ts';
-import { addRelations } from '#src/shadow/ledger.ts';
+import { addRelations, recordPublished } from '#src/shadow/ledger.ts';
 import { type FaultProxy, startFaultProxy } from '#test/fault-proxy.ts';
 import { differences, type FollowedPair, followPair } from '#test/follower.ts';
 import { casesOf } from '#test/full.ts';
@@ -352,4 +352,22 @@ test('while it is not known whether a table was handed over, nothing passes that
   expect(working.rounds()).toBeGreaterThan(10);
   expect(pair.follower.meter.appliedLsn).toBe((await relation(pair, 'changed')).startLsn);
   expect(await pair.ended).toMatchObject({ code: 'CONNECTION_LOST' });
+});
+
+test('a table that was published anew for a copy which failed cannot be resumed (trap 14)', async () => {
+  await using pair = await followPair([18, 18], TABLES.join('\n'));
+  const { source, target, shadow } = pair;
+  await source.session.query('ALTER TABLE public.changed ADD extra text');
+  await insert(source.session, 'changed', 1, 5);
+  await stopped(pair, 'changed');
+  const before = await relation(pair, 'changed');
+  expect(before).toMatchObject({ isSpooled: true, stop: { waitsFor: 'resume' } });
+  // Its changes since it stopped may have been left out before this entry was made.
+  const parts = new Map([[before.sourceOid, 'entry 1 2']]);
+  await recordPublished(target.session, shadow.shadowId, parts);
+  expect(await relation(pair, 'changed')).toMatchObject({
+    isSpooled: false,
+    stop: { waitsFor: 'reseed', lsn: before.stop?.lsn },
+  });
+  expect(await relation(pair, 'steady')).toMatchObject({ state: 'copied', stop: undefined });
 });
