@@ -7,6 +7,7 @@ import { identifySystem, readLsn } from '#src/db/postgres/replication/slot.ts';
 import { readTimelineHistory, type TimelineEnd } from '#src/db/postgres/replication/timeline.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { ShadowRecord } from '#src/shadow/ledger.ts';
+import type { CommitPoint } from '#src/wire/postgres/pgoutput.ts';
 
 /**
  * A standby that is promoted goes on with its primary's system id, on a new timeline. What the primary
@@ -98,6 +99,23 @@ export async function requireReached(
   const [row] = await sessions.source.query('SELECT pg_catalog.pg_current_wal_flush_lsn() AS head');
   const head = readLsn(row?.['head'], 'pg_current_wal_flush_lsn');
   if (head < newest) throw sourceBehind(head, newest);
+}
+
+/**
+ * Throws SOURCE_BEHIND for a first transaction that is another than the one that the shadow has there: the
+ * source was put back, and has written more since than it had before. Positions may be the same by chance.
+ */
+export function requireSame(
+  witness: CommitPoint,
+  found: Pick<CommitPoint, 'commitLsn' | 'commitTime'>,
+): void {
+  const { commitLsn, commitTime } = witness;
+  if (found.commitLsn === commitLsn && found.commitTime === commitTime) return;
+  throw new OperatorError(
+    'SOURCE_BEHIND',
+    `the source was put back to an older state: the transaction that the shadow has from ${formatLsn(commitLsn)} is not there any more`,
+    { detail: { newestLsn: formatLsn(commitLsn) } },
+  );
 }
 
 export function sourceBehind(head: Lsn, newest: Lsn): OperatorError {

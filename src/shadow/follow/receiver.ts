@@ -13,7 +13,7 @@ import type { SpoolWriter } from '#src/stream/spool/writer.ts';
 import { BACKEND } from '#src/wire/postgres/backend.ts';
 import { FrameWalker } from '#src/wire/postgres/frame.ts';
 import { encodeStandbyStatus } from '#src/wire/postgres/frontend.ts';
-import { TAG } from '#src/wire/postgres/pgoutput.ts';
+import { type CommitPoint, readCommitting, TAG } from '#src/wire/postgres/pgoutput.ts';
 import {
   decodeKeepalive,
   KEEPALIVE,
@@ -21,7 +21,7 @@ import {
   XLOG_DATA_HEADER_BYTES,
 } from '#src/wire/postgres/replication-message.ts';
 
-import { sourceBehind } from './failover.ts';
+import { requireSame, sourceBehind } from './failover.ts';
 
 /**
  * From the source's stream into the spool, and the confirmations back.
@@ -69,6 +69,8 @@ export class Receiver {
   #headLsn = lsn(0n);
   #confirmedLsn = lsn(0n);
   #inTransaction = false;
+  /** What this connection has to send first. */
+  #witness: CommitPoint | undefined;
   #waitsForRoom = false;
   #isReplyWanted = false;
   #receivedAtMs: number;
@@ -143,6 +145,7 @@ export class Receiver {
       slot,
       publication: this.#deps.publication,
       startLsn: writer.appendedLsn,
+      witnessLsn: writer.newestCommit?.commitLsn,
       binary: this.#deps.binary,
       applicationName: this.#deps.applicationName,
       systemId: this.#deps.systemId,
@@ -156,6 +159,7 @@ export class Receiver {
       );
     }
     if (stream.headLsn < this.#receivedLsn) throw sourceBehind(stream.headLsn, this.#receivedLsn);
+    this.#witness = stream.isWitnessed ? writer.newestCommit : undefined;
     // What an earlier connection left unfinished comes again.
     this.#inTransaction = false;
     this.#waitsForRoom = false;
@@ -215,6 +219,7 @@ export class Receiver {
       const walStart = buffer.readBigUInt64BE(start + 1);
       const payload = start + XLOG_DATA_HEADER_BYTES;
       const tag = buffer[payload];
+      if (this.#witness !== undefined) this.#compare(this.#witness, buffer, payload);
       if (tag === TAG.begin) this.#inTransaction = true;
       else if (tag === TAG.commit) this.#inTransaction = false;
       else if (tag === TAG.streamStart) this.#inTransaction = true;
@@ -228,9 +233,17 @@ export class Receiver {
       this.#isReplyWanted ||= replyRequested;
       if (serverEndLsn > this.#receivedLsn) this.#receivedLsn = serverEndLsn;
       // Between transactions a keepalive is past every one that was sent (never before: pain 1).
-      if (!this.#inTransaction) return writer.advance(serverEndLsn);
+      if (!this.#inTransaction && this.#witness === undefined) return writer.advance(serverEndLsn);
     }
     return true;
+  }
+
+  /** Before anything of a committed transaction is appended. */
+  #compare(witness: CommitPoint, buffer: Buffer, payload: number): void {
+    const found = readCommitting(buffer, payload);
+    if (found === undefined) return;
+    requireSame(witness, found);
+    this.#witness = undefined;
   }
 
   /** Make durable what came, and confirm it. */

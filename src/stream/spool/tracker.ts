@@ -1,5 +1,6 @@
-import { type Lsn, lsn } from '#src/core/lsn.ts';
+import type { Lsn } from '#src/core/lsn.ts';
 import { OperatorError } from '#src/lib/errors.ts';
+import { type CommitPoint, readCommit, readStreamCommit } from '#src/wire/postgres/pgoutput.ts';
 
 /**
  * What the spool must know about the messages that pass: where transactions end, which streamed ones
@@ -20,9 +21,6 @@ const STREAM_COMMIT = 0x63; // c: xid u32, flags u8, commit LSN u64, end LSN u64
 const STREAM_ABORT = 0x41; // A: xid u32, subtransaction's xid u32
 const RELATION = 0x52; // R: (in a stream xid u32) oid u32
 const TYPE = 0x59; // Y: likewise
-
-const COMMIT_END_AT = 10;
-const STREAM_COMMIT_END_AT = 14;
 
 /** What is known of one segment besides its bytes. */
 export type SegmentFacts = {
@@ -62,6 +60,7 @@ export class TransactionTracker {
   #inStream: OpenStream | undefined;
   #contiguousEnd: Lsn;
   #commitEnd: Lsn;
+  #newestCommit: CommitPoint | undefined;
 
   /** `created`: nothing before it is ever sent. */
   constructor(created: Lsn) {
@@ -76,6 +75,11 @@ export class TransactionTracker {
 
   get commitEnd(): Lsn {
     return this.#commitEnd;
+  }
+
+  /** Of the last transaction, if it is still in the spool. */
+  get newestCommit(): CommitPoint | undefined {
+    return this.#newestCommit;
   }
 
   /** Neither inside a transaction nor inside a block of a stream: a segment may end here. */
@@ -156,7 +160,7 @@ export class TransactionTracker {
       case COMMIT:
         this.#expect(this.#isInTransaction, 'Commit');
         this.#isInTransaction = false;
-        this.#committed(source.readBigUInt64BE(start + COMMIT_END_AT));
+        this.#committed(readCommit(source, start));
         return undefined;
       case STREAM_START:
         this.#expect(this.isAtBoundary, 'Stream Start');
@@ -207,8 +211,10 @@ export class TransactionTracker {
     throw new OperatorError('PROTOCOL_VIOLATION', `unexpected ${message} in the change stream`);
   }
 
-  #committed(end: bigint): void {
-    this.raise(lsn(end), lsn(end));
+  #committed(point: CommitPoint): void {
+    const end = point.endLsn;
+    if (end >= this.#commitEnd) this.#newestCommit = point;
+    this.raise(end, end);
     if (this.#current && end > this.#current.commitEnd) this.#current.commitEnd = end;
   }
 
@@ -227,7 +233,7 @@ export class TransactionTracker {
     if (this.#current && stream.firstSegment < this.#current.streamsFrom) {
       this.#current.streamsFrom = stream.firstSegment;
     }
-    this.#committed(source.readBigUInt64BE(start + STREAM_COMMIT_END_AT));
+    this.#committed(readStreamCommit(source, start));
     for (const [key, message] of stream.relations) this.#relations.set(key, message);
     return stream.relations.size === 0 ? undefined : inSendingOrder(stream.relations);
   }

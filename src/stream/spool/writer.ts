@@ -4,6 +4,7 @@ import type { Lsn } from '#src/core/lsn.ts';
 import { assert } from '#src/lib/assert.ts';
 import { OperatorError } from '#src/lib/errors.ts';
 import type { Failpoints } from '#src/lib/failpoint.ts';
+import type { CommitPoint } from '#src/wire/postgres/pgoutput.ts';
 
 import { BlockQueue, type QueuedBlock } from './block-queue.ts';
 import { FILE_MODE, fileError, type OpenFile, segmentPath, syncDirectory } from './files.ts';
@@ -81,6 +82,11 @@ export class SpoolWriter {
   /** The same for all that was appended: what a sync started now makes durable. */
   get appendedLsn(): Lsn {
     return this.#segments.tracker.contiguousEnd;
+  }
+
+  /** The last transaction that was appended, if it was not trimmed before this opening. */
+  get newestCommit(): CommitPoint | undefined {
+    return this.#segments.tracker.newestCommit;
   }
 
   /** The disk limit is reached; only trimming makes room. */

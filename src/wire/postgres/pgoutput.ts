@@ -63,6 +63,16 @@ export function readBeginCommitLsn(bytes: Buffer, at: number): Lsn {
   return readLsn(bytes, at + 1);
 }
 
+/** B, or c: a transaction as it begins to be sent for good; undefined for any other message. */
+export function readCommitting(
+  bytes: Buffer,
+  at: number,
+): Pick<CommitPoint, 'commitLsn' | 'commitTime'> | undefined {
+  if (bytes[at] === TAG.streamCommit) return readStreamCommit(bytes, at);
+  if (bytes[at] !== TAG.begin) return undefined;
+  return { commitLsn: readLsn(bytes, at + 1), commitTime: bytes.readBigInt64BE(at + 9) };
+}
+
 /** C */
 export function readCommit(bytes: Buffer, at: number): CommitPoint {
   return readCommitFields(bytes, at + 2);

@@ -15,6 +15,8 @@ export type ReplicationStream = AsyncDisposable & {
   readonly system: SystemIdentity;
   /** Where the server's flushed WAL ended a moment before; it sends nothing from behind that. */
   readonly headLsn: Lsn;
+  /** Whether the transaction at `witnessLsn` comes first. */
+  readonly isWitnessed: boolean;
   /** The server ends a connection that sent nothing for so long; 0 is never. */
   readonly walSenderTimeoutMs: number;
 };
@@ -32,6 +34,11 @@ export async function startReplication(options: {
   readonly slot: string;
   readonly publication: string;
   readonly startLsn: Lsn;
+  /**
+   * The commit record of the newest transaction before `startLsn`: the stream begins with it, unless the slot
+   * has confirmed it. A server that was put back to an older state has another transaction there, or none.
+   */
+  readonly witnessLsn?: Lsn | undefined;
   /** Values in binary form, where both servers have the same. */
   readonly binary: boolean;
   readonly applicationName: string;
@@ -56,12 +63,17 @@ export async function startReplication(options: {
     }
     await refuseStandby(connection, endpoint);
     const walSenderTimeoutMs = await readWalSenderTimeout(connection);
-    const { headLsn } = await refuseGap(connection, options);
-    await connection.beginCopy(startStatement(options));
+    const { headLsn, confirmed } = await refuseGap(connection, options);
+    const { startLsn, witnessLsn } = options;
+    const isWitnessed =
+      witnessLsn !== undefined && witnessLsn < startLsn && (confirmed ?? startLsn) <= witnessLsn;
+    const from = isWitnessed ? witnessLsn : startLsn;
+    await connection.beginCopy(startStatement({ ...options, startLsn: from }));
     return {
       connection,
       system,
       headLsn,
+      isWitnessed,
       walSenderTimeoutMs,
       [Symbol.asyncDispose]: async () => connection[Symbol.asyncDispose](),
     };
@@ -117,7 +129,7 @@ async function readWalSenderTimeout(connection: WireConnection): Promise<number>
 async function refuseGap(
   connection: WireConnection,
   { slot, startLsn }: { readonly slot: string; readonly startLsn: Lsn },
-): Promise<{ readonly headLsn: Lsn }> {
+): Promise<{ readonly headLsn: Lsn; readonly confirmed: Lsn | undefined }> {
   const [result] = await connection.query(
     `SELECT pg_catalog.pg_current_wal_flush_lsn(), (SELECT confirmed_flush_lsn
        FROM pg_catalog.pg_replication_slots WHERE slot_name = ${literal(slot)})`,
@@ -125,7 +137,9 @@ async function refuseGap(
   const [head, confirmedText] = result?.rows[0] ?? [];
   const headLsn = readLsn(head, 'pg_current_wal_flush_lsn');
   const confirmed = parseLsn(confirmedText ?? '');
-  if (startLsn === 0n || confirmed === undefined || confirmed <= startLsn) return { headLsn };
+  if (startLsn === 0n || confirmed === undefined || confirmed <= startLsn) {
+    return { headLsn, confirmed };
+  }
   throw new OperatorError(
     'SLOT_AHEAD',
     `slot ${slot} is at ${formatLsn(confirmed)}, what was received ends at ${formatLsn(startLsn)}`,
