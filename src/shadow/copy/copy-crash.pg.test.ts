@@ -22,7 +22,7 @@ import { createTestDatabase } from '#test/postgres.ts';
 import { holdGeneration } from './generations.ts';
 
 const SCHEMA = `
-  CREATE TABLE public.a (id bigint PRIMARY KEY, v text);
+  CREATE TABLE public.a (id bigint PRIMARY KEY, v varchar(5000));
   CREATE TABLE public.b (id bigint PRIMARY KEY, v text);`;
 /** 21 and 7 parts of 64 KB. */
 const ROWS = `
@@ -145,7 +145,7 @@ const REWRITES = casesOf(
   ['VACUUM FULL', 'VACUUM FULL public.a'],
   ['CLUSTER', 'CLUSTER public.a USING a_pkey'],
   ['TRUNCATE', `TRUNCATE public.a; INSERT INTO public.a VALUES (1, 'new')`],
-  ['a rewriting ALTER', 'ALTER TABLE public.a ALTER COLUMN v TYPE varchar(100) COLLATE "C"'],
+  ['a rewriting ALTER', `ALTER TABLE public.a ALTER v TYPE varchar(5000) USING v || ''`],
 );
 test.each(REWRITES)(
   '%s between two parts is noticed and the table starts again (trap 2)',
@@ -208,7 +208,8 @@ test.each([
   ['a renamed column', 'ALTER TABLE public.a RENAME COLUMN v TO w'],
   ['a dropped table', 'DROP TABLE public.a'],
   ['a column that came before the snapshot', 'ALTER TABLE public.a ADD c text'],
-  ['a column of another type', 'ALTER TABLE public.a ALTER v TYPE varchar'],
+  ['a column of another type', 'ALTER TABLE public.a ALTER v TYPE text'],
+  ['a column that is longer', 'ALTER TABLE public.a ALTER v TYPE varchar(6000)'],
 ])('%s stops the copy', async (_name, sql) => {
   await using pair = await createPair();
   const { source, job } = pair;

@@ -86,8 +86,9 @@ async function beginSource(source: WireConnection, job: PartJob): Promise<void> 
   if (fileNow === null || fileThen !== fileNow) {
     throw new OperatorError('TABLE_REWRITTEN', `${nameOf(table)} was rewritten or truncated`);
   }
-  // What the snapshot has beyond our list is not in the stream either, which begins behind it.
-  const recorded = columns.map((column) => [column.name, column.typeOid]);
+  // What the snapshot has beyond our list is not in the stream either, which begins behind it. A column that
+  // has more digits by now than on the target would be rounded there.
+  const recorded = columns.map((column) => [column.name, column.typeOid, column.typeName]);
   if (JSON.stringify(JSON.parse(columnsThen ?? '[]')) !== JSON.stringify(recorded)) {
     throw new OperatorError(
       'TABLE_CHANGED',
@@ -136,7 +137,8 @@ function checkSql(table: Table): string {
       (SELECT json_agg(address.object_names ORDER BY u.position)
          FROM unnest('{${attnums}}'::integer[]) WITH ORDINALITY AS u (attnum, position),
               pg_identify_object_as_address(1259, ${table.oid}, u.attnum) AS address)::text,
-      (SELECT json_agg(json_build_array(attname, atttypid::bigint) ORDER BY attnum) FROM pg_attribute
+      (SELECT json_agg(json_build_array(attname, atttypid::bigint, format_type(atttypid, atttypmod))
+                        ORDER BY attnum) FROM pg_attribute
         WHERE attrelid = ${table.oid} AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
               ${excluded.join(' ')})::text`;
 }
