@@ -113,7 +113,8 @@ async function followThroughKills(run: Run): Promise<Clone> {
     clone = shadow.start({ more });
   };
   for (let i = 0; i < kills.copying; i += 1) {
-    await clone.waitFor('"phase":"copying"').catch(() => undefined);
+    // The run before may have got further than that before it was killed.
+    await clone.waitFor(/"phase":"(copying|catching up)"/).catch(() => undefined);
     await wait(random() * 1500);
     await again('while it copied');
   }
