@@ -9,6 +9,7 @@ import { dropShadows } from './drop.ts';
 test('a drop does not touch a shadow whose spool a living process uses, whoever holds the lease (trap 20)', async () => {
   await using pair = await followPair([18, 18], 'CREATE TABLE public.t (id int PRIMARY KEY)');
   const { source, target, shadow } = pair;
+  await pair.caughtUp();
   // The runner's lease is lost, and it has not noticed.
   await target.session.query(
     `SELECT pg_terminate_backend(pid, 5000) FROM pg_locks
