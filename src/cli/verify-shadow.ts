@@ -12,6 +12,7 @@ import { readShadows, type ShadowRecord } from '#src/shadow/ledger.ts';
 import { readSequenceNames } from '#src/shadow/schema/sequences.ts';
 import type { MomentChoice } from '#src/shadow/verify/moment.ts';
 import { type Repair, repairShadow } from '#src/shadow/verify/repair.ts';
+import { describeUnread } from '#src/shadow/verify/sequences.ts';
 import { type Verdict, verifyShadow, type VerifyOptions } from '#src/shadow/verify/verify.ts';
 
 import { cloneShadow } from './clone-shadow.ts';
@@ -145,9 +146,7 @@ async function chooseComparison(
       ...unsupported.map(
         ({ schema, name, reason }) => `${schema}.${name} (${describeReason(reason)})`,
       ),
-      ...sequences.unread.map(
-        ({ schema, name, reason }) => `${schema}.${name} (sequence: ${reason})`,
-      ),
+      ...describeUnread({ values: [], unread: sequences.unread }),
     ],
     shadowId: shadow?.shadowId,
     moment,

@@ -22,9 +22,10 @@ import { findUnfollowable, rejoin } from './rejoin.ts';
 import { repairTable, type RepairWires } from './repair-table.ts';
 import {
   compareSequences,
+  NO_SEQUENCES,
   readSequencesNow,
   readSequenceValues,
-  type SequenceValue,
+  type SequenceValues,
 } from './sequences.ts';
 import { type Verdict, verifyShadow, type VerifyOptions } from './verify.ts';
 
@@ -88,7 +89,7 @@ async function mend({ options, found, pair, control }: Mending): Promise<number>
   const withStopped = { ...options, isWithStopped: true };
   const prepared = await prepare({ ...withStopped, pair, control });
   await using wires = await openWires(options);
-  let sequences: readonly SequenceValue[] = [];
+  let sequences: SequenceValues = NO_SEQUENCES;
   const moment = await enterMoment({
     choice: options.moment,
     pairs: [pair],
@@ -230,12 +231,12 @@ async function commit(target: WireConnection, { fence }: Moment): Promise<void> 
 }
 
 /** Not transactional, and harmless: a sequence may always be ahead (trap 27). */
-async function raiseSequences(control: Session, source: readonly SequenceValue[]): Promise<void> {
-  const target = await readSequenceValues(control, source);
+async function raiseSequences(control: Session, source: SequenceValues): Promise<void> {
+  const target = await readSequenceValues(control, source.values);
   for (const difference of compareSequences(source, target)) {
     const { table } = difference;
-    const last = source.find((value) => isNamed(value, table))?.last;
-    if (last === undefined || !target.some((value) => isNamed(value, table))) continue;
+    const last = source.values.find((value) => isNamed(value, table))?.last;
+    if (last === undefined || !target.values.some((value) => isNamed(value, table))) continue;
     await control.query('SELECT pg_catalog.setval($1::regclass, $2::int8)', [
       quoteTable(table),
       last,

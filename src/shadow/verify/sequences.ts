@@ -1,13 +1,25 @@
 import type { Difference } from '#src/core/difference.ts';
 import type { Endpoint } from '#src/core/endpoint.ts';
-import type { TableName } from '#src/core/table.ts';
+import { quoteLiteral, type TableName } from '#src/core/table.ts';
 import { openSession, type Session } from '#src/db/postgres/connection/session.ts';
+import { askUnblocked, type UnreadSequence } from '#src/shadow/schema/read-sequences.ts';
 
 export type SequenceValue = TableName & {
   readonly increment: bigint;
   /** The value handed out last; undefined before the first. */
   readonly last: bigint | undefined;
 };
+
+export type SequenceValues = {
+  readonly values: readonly SequenceValue[];
+  /** Those that somebody locks now. */
+  readonly unread: readonly UnreadSequence[];
+};
+
+export const NO_SEQUENCES: SequenceValues = { values: [], unread: [] };
+
+/** Each takes a lock for the statement, of which a server has few. */
+const BATCH = 100;
 
 /**
  * As `readSequenceValues`, on a session of its own. To read a sequence locks it until the transaction ends:
@@ -17,36 +29,52 @@ export type SequenceValue = TableName & {
 export async function readSequencesNow(
   endpoint: Endpoint,
   sequences: readonly TableName[],
-): Promise<readonly SequenceValue[]> {
-  if (sequences.length === 0) return [];
+): Promise<SequenceValues> {
+  if (sequences.length === 0) return NO_SEQUENCES;
   await using session = await openSession(endpoint, { applicationName: 'understudy verify' });
   return await readSequenceValues(session, sequences);
 }
 
 /**
- * Where sequences stand now: they know no snapshots. Those that do not exist, or may not be read, are missing.
+ * Where sequences stand now: they know no snapshots. Those that do not exist, or may not be read, are missing. In
+ * small statements that end at once and wait for nobody for long: the follower may be held meanwhile.
  * Never in a transaction that goes on.
  */
 export async function readSequenceValues(
   session: Session,
   sequences: readonly TableName[],
-): Promise<readonly SequenceValue[]> {
-  if (sequences.length === 0) return [];
-  const rows = await session.query(
-    `SELECT w.nspname, w.relname, s.seqincrement,
-            CASE WHEN has_sequence_privilege(c.oid, 'SELECT') THEN pg_sequence_last_value(c.oid) END AS last
-       FROM unnest($1::text[], $2::text[]) AS w (nspname, relname)
-       JOIN pg_namespace n ON n.nspname = w.nspname
-       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname AND c.relkind = 'S'
-       JOIN pg_sequence s ON s.seqrelid = c.oid`,
-    [sequences.map(({ schema }) => schema), sequences.map(({ name }) => name)],
-  );
-  return rows.map((row) => ({
+): Promise<SequenceValues> {
+  const { answers, unread } = await askUnblocked(session, sequences, {
+    batch: BATCH,
+    sql: valuesSql,
+  });
+  const rows = answers.flatMap((answer) => answer.rows);
+  const values = rows.map((row) => ({
     schema: row['nspname'] ?? '',
     name: row['relname'] ?? '',
     increment: BigInt(row['seqincrement'] ?? '1'),
     last: row['last'] === null || row['last'] === undefined ? undefined : BigInt(row['last']),
   }));
+  return { values, unread };
+}
+
+function valuesSql(sequences: readonly TableName[]): string {
+  const names = sequences.map(
+    ({ schema, name }) => `(${quoteLiteral(schema)}, ${quoteLiteral(name)})`,
+  );
+  return `SELECT w.nspname, w.relname, s.seqincrement,
+            CASE WHEN has_sequence_privilege(c.oid, 'SELECT') THEN pg_sequence_last_value(c.oid) END AS last
+       FROM (VALUES ${names.join(', ')}) AS w (nspname, relname)
+       JOIN pg_namespace n ON n.nspname = w.nspname
+       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname AND c.relkind = 'S'
+       JOIN pg_sequence s ON s.seqrelid = c.oid`;
+}
+
+/** Those of which a comparison can say nothing, as sentences. */
+export function describeUnread(...sides: readonly SequenceValues[]): readonly string[] {
+  return sides.flatMap(({ unread }) =>
+    unread.map(({ schema, name, reason }) => `${schema}.${name} (sequence: ${reason})`),
+  );
 }
 
 /**
@@ -55,11 +83,13 @@ export async function readSequenceValues(
  * brought to the same moment.
  */
 export function compareSequences(
-  source: readonly SequenceValue[],
-  target: readonly SequenceValue[],
+  source: SequenceValues,
+  target: SequenceValues,
 ): readonly Difference[] {
-  const byName = new Map(target.map((value) => [nameOf(value), value]));
-  return source.flatMap((ours): Difference[] => {
+  const byName = new Map(target.values.map((value) => [nameOf(value), value]));
+  const unread = new Set(target.unread.map(nameOf));
+  const known = source.values.filter((value) => !unread.has(nameOf(value)));
+  return known.flatMap((ours): Difference[] => {
     const theirs = byName.get(nameOf(ours));
     const table = { schema: ours.schema, name: ours.name };
     if (theirs === undefined) return [{ kind: 'sequence', table, cause: 'is not on the target' }];

@@ -158,6 +158,22 @@ test('what is not there, or is made otherwise, is a difference of its own', asyn
   ]);
 });
 
+test('a sequence that is locked once it is chosen is waited for by nobody, and not called the same (trap 27)', async () => {
+  const sql = `CREATE SEQUENCE public.a; CREATE SEQUENCE public.b; SELECT setval('public.b', 5)`;
+  await using source = await createTestDatabase(18, sql);
+  await using target = await createTestDatabase(18, sql);
+  const sequences = ['a', 'b'].map((name) => ({ schema: 'public', name }));
+  for (const side of [source, target]) {
+    await side.session.query('BEGIN; ALTER SEQUENCE public.b CACHE 10');
+    expect(await verifyNow(source, target, { sequences })).toMatchObject({
+      differences: 0,
+      unverified: ['public.b (sequence: another transaction has locked it)'],
+    });
+    await side.session.query('ROLLBACK');
+  }
+  expect(await verifyNow(source, target, { sequences })).toMatchObject({ unverified: [] });
+});
+
 test('text keys are matched whatever the collations of the two databases (trap 23, complaint 7)', async () => {
   await using source = await createTestDatabase(18);
   await using target = await createTestDatabase(18);

@@ -20,9 +20,11 @@ import { openPairs, type Pair } from './pair.ts';
 import { nameOf, prepare, settle } from './prepare.ts';
 import {
   compareSequences,
+  describeUnread,
+  NO_SEQUENCES,
   readSequencesNow,
   readSequenceValues,
-  type SequenceValue,
+  type SequenceValues,
 } from './sequences.ts';
 import {
   finishVerification,
@@ -126,7 +128,7 @@ class Verification {
     const { shadowId } = this.#options;
     const options = { ...this.#options, isWithStopped: false };
     const prepared = await prepare({ ...options, pair: this.#pair, control: this.#control });
-    let sequences: readonly SequenceValue[] = [];
+    let sequences: SequenceValues = NO_SEQUENCES;
     const fingerprint = await readFingerprint(this.#pair.source);
     const moment = await enterMoment({
       choice: this.#options.moment,
@@ -148,7 +150,8 @@ class Verification {
     for (const difference of compareSequences(sequences, theirSequences)) {
       this.#found.add(difference);
     }
-    this.#unverified.push(...this.#options.leftOut, ...settled.unverified);
+    const unread = describeUnread(sequences, theirSequences);
+    this.#unverified.push(...this.#options.leftOut, ...settled.unverified, ...unread);
     const marks = shadowId === undefined ? NO_MARKS : await readMarks(this.#pair.target, shadowId);
     const work = await this.#choose(settled.tables, moment, marks);
     this.#tables = work.length;
